@@ -1,0 +1,152 @@
+"""Utility functions U(x): how much a gain or a loss of x is worth to a person.
+
+In Diffusion-KTO x = s * beta * (g - z0): how far an example's implicit reward g lies above the
+reference point z0, with s = +1 for a liked example and -1 for a disliked one. Training maximises
+the mean of U(x), so each example's gradient is weighed by the slope U'(x): the slope is what a
+utility *does*. A utility takes one tensor and judges every entry alone, (B,) -> (B,).
+
+Source of the first three: Li et al. 2024 (Diffusion-KTO), section 4 and Figures 3 and 9.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toy.errors import InputError
+
+Utility = Callable[[Tensor], Tensor]
+
+
+def kahneman_tversky(x: Tensor) -> Tensor:
+    """U(x) = sigmoid(x), the paper's choice. Slope U(1 - U): largest at 0, so examples that are
+    already clearly won or clearly lost stop pulling (concave for gains, convex for losses)."""
+    return torch.sigmoid(x)
+
+
+def loss_averse(x: Tensor) -> Tensor:
+    """U(x) = log sigmoid(x), concave; the one inside DPO. Slope sigmoid(-x): the worse the loss,
+    the harder it pulls (up to 1), and gains count for less and less."""
+    return F.logsigmoid(x)
+
+
+def risk_seeking(x: Tensor) -> Tensor:
+    """U(x) = -log sigmoid(-x), convex, as the paper prints it. Slope sigmoid(x): the more is won
+    already the harder it pulls, also away from disliked examples, without bound: it diverges."""
+    return -F.logsigmoid(-x)
+
+
+def risk_seeking_bounded(x: Tensor) -> Tensor:
+    """The same U with the sign outside: the value is s * U(beta (g - z0)). A disliked example's is
+    then -U(-x) = log sigmoid(x), the loss-averse one, so pushing it away has an upper bound: slope
+    sigmoid(x) for liked examples, sigmoid(-x) for disliked ones. It trains."""
+    return -F.logsigmoid(-x)
+
+
+risk_seeking_bounded.sign_outside = True  # read by toy.losses.diffusion_kto
+
+
+def linear(x: Tensor) -> Tensor:
+    """U(x) = x, risk-neutral. Slope 1 everywhere: every example pulls alike, forever."""
+    return x
+
+
+def prospect_theory(x: Tensor) -> Tensor:
+    """U(x) = x^0.88 for gains, -2.25 (-x)^0.88 for losses (Tversky & Kahneman 1992). Slope: losses
+    weigh 2.25 times as much as gains, everywhere. The true slope is infinite at x = 0, where
+    training starts; |x| is shifted by 0.01 to make it 1.53 there (0.88 * 0.01^-0.12)."""
+    shift, power = 0.01, 0.88
+
+    def value(size: Tensor) -> Tensor:
+        return (size + shift) ** power - shift**power
+
+    # clamp: the branch that `where` drops must not produce NaN, which would survive in the gradient
+    return torch.where(x >= 0, value(x.clamp(min=0)), -2.25 * value((-x).clamp(min=0)))
+
+
+UTILITIES: dict[str, Utility] = {
+    f.__name__: f
+    for f in (
+        kahneman_tversky,
+        loss_averse,
+        risk_seeking,
+        risk_seeking_bounded,
+        linear,
+        prospect_theory,
+    )
+}
+
+
+def slope(utility: Utility, x: Tensor) -> Tensor:
+    """U'(x) by automatic differentiation, same shape as x. No gradient flows through the result."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(utility(x).sum(), x)[0]
+
+
+def load_utility(spec: str) -> Utility:
+    """A built-in utility by its name, or the function `name` of the user's `file.py:name`.
+
+    A user's function is checked first (see check_utility). Raises InputError in one line.
+    """
+    if spec in UTILITIES:
+        return UTILITIES[spec]
+    file, colon, name = spec.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise InputError(f"unknown utility '{spec}': use file.py:name or one of {', '.join(UTILITIES)}")
+    if not Path(file).is_file():
+        raise InputError(f"no file {file} (asked for as utility '{spec}')")
+    module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{file} does not import: {type(error).__name__}: {error}") from error
+    utility = getattr(module, name, None)
+    if not callable(utility):
+        raise InputError(f"{file} has no function '{name}'")
+    check_utility(utility, spec)
+    return utility
+
+
+def check_utility(utility: Utility, name: str) -> list[str]:
+    """Try a utility on x in [-50, 50] before any training depends on it; returns warnings.
+
+    Raises InputError if it fails, returns no tensor, another shape or NaN, mixes the examples of a
+    batch, or has no usable slope at x = 0, where training starts (policy = reference, so g = 0).
+    """
+    x = torch.linspace(-50, 50, 1001).requires_grad_()  # entry 500 is exactly 0
+    try:
+        u = utility(x)
+        half = utility(x[:500])
+        alone = utility(x[500:501])
+    except Exception as error:
+        raise InputError(f"utility {name} fails on a tensor: {type(error).__name__}: {error}") from error
+    if not isinstance(u, Tensor):
+        raise InputError(f"utility {name} returns {type(u).__name__}, not a tensor: keep to torch functions")
+    if u.shape != x.shape or alone.shape != (1,):
+        raise InputError(
+            f"utility {name} turns shape {tuple(x.shape)} into {tuple(u.shape)}: one value per "
+            "example, without mean() or sum()"
+        )
+    if not u.isfinite().all():
+        bad = x[~u.isfinite()][0].item()
+        raise InputError(f"utility {name} is not finite at x = {bad:g}: x in [-50, 50] does occur")
+    if not torch.allclose(u[:500], half, rtol=1e-4, atol=1e-5):
+        raise InputError(f"utility {name} mixes examples: U(x[0]) changes with the rest of the batch")
+    if not u.requires_grad:
+        raise InputError(f"utility {name} has no gradient: no .item(), .detach(), numpy or comparison")
+    slopes = torch.autograd.grad(u.sum(), x)[0]
+    if not slopes.isfinite().all():
+        bad = x[~slopes.isfinite()][0].item()
+        raise InputError(f"utility {name} has no finite slope at x = {bad:g}")
+    if slopes[500] == 0:
+        raise InputError(f"utility {name} has slope 0 at x = 0, where training starts: it would never move")
+    warnings = []
+    if (slopes < 0).any():
+        low, high = x[slopes < 0].min().item(), x[slopes < 0].max().item()
+        warnings.append(f"{name} falls somewhere in x = {low:g} to {high:g}: there, better is worse")
+    return warnings
