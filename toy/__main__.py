@@ -36,10 +36,14 @@ def parser() -> Parser:
     def command(name: str, text: str, seeds: int | None = None) -> Parser:
         sub = commands.add_parser(name, help=text, description=text)
         if name != "bench":
-            sub.add_argument("--out", default="out", metavar="DIR", help="folder for pictures and numbers (out)")
+            sub.add_argument(
+                "--out", default="out", metavar="DIR", help="folder for pictures and numbers (out)"
+            )
         if seeds:
             count = number(0, 1000, int)
-            sub.add_argument("--seeds", type=count, default=seeds, metavar="N", help=f"how many seeds ({seeds})")
+            sub.add_argument(
+                "--seeds", type=count, default=seeds, metavar="N", help=f"how many seeds ({seeds})"
+            )
             sub.add_argument("--cache", default=str(CACHE), metavar="DIR", help="folder of pretrained models")
             sub.add_argument(
                 "--world", default="figure6", help="what to generate: figure6 (default), moons, rings or grid"
@@ -47,7 +51,9 @@ def parser() -> Parser:
         return sub
 
     beta = {"type": number(0, 1e6), "default": 4.0, "metavar": "B", "help": "strength of the reward (4)"}
-    command("figure6", "the paper's Figure 6: what each objective does to samples", 1).add_argument("--beta", **beta)
+    command("figure6", "the paper's Figure 6: what each objective does to samples", 1).add_argument(
+        "--beta", **beta
+    )
     sub = command("utilities", "each utility and its slope, centred (the paper's Figures 3 and 9)")
     sub.add_argument("extra", nargs="*", metavar="file.py:name", help="utilities of your own to add")
     sub = command("try", "align with your own utility and compare it with the paper's", 3)
@@ -55,7 +61,9 @@ def parser() -> Parser:
     sub.add_argument("--beta", **beta)
     command("sweep", "the paper's Figure 8 in 2-D: gamma, beta, label noise, utility", 5)
     sub = command("bench", "how much of the machine's matrix product rate training reaches")
-    sub.add_argument("--seconds", type=number(0.0, 60), default=2.0, metavar="S", help="time for each figure (2)")
+    sub.add_argument(
+        "--seconds", type=number(0.0, 60), default=2.0, metavar="S", help="time for each figure (2)"
+    )
     return top
 
 
@@ -90,7 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nerror: interrupted; nothing was left half-written, run it again to start over", file=sys.stderr)
+        print(
+            "\nerror: interrupted; nothing was left half-written, run it again to start over", file=sys.stderr
+        )
         return 2
     for path in written:
         print(f"wrote {path}")

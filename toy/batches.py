@@ -39,28 +39,29 @@ def denoising_error(
 def batches(
     references: Denoiser,
     feedbacks: list[Feedback],
-    streams: list[tuple[int, int, float | None]],
+    streams: list[tuple[int, float | None]],
     size: int,
     abar: Tensor,
 ) -> Iterator[tuple[Batch, Batch]]:
-    """Endless (batch, unrelated batch). Run i sees streams[i] = (start, seed, gamma): which reference
-    and feedback it starts from, its random numbers, and gamma, or None for pairs.
+    """Endless (batch, unrelated batch). streams[i] = (seed, gamma) says what run i sees, with gamma
+    None for pairs; references and feedbacks hold one entry for each seed, in order of appearance.
 
     An example is desirable with probability gamma and uniform within its class; a pair is one of
     each, with t and eps in common. Runs of the same stream see the same numbers. The reference
     never changes, so its errors are computed once per stream, for several steps at a time.
     """
+    seeds = list(dict.fromkeys(seed for seed, _ in streams))
     unique = list(dict.fromkeys(streams))
     stream_of = [unique.index(stream) for stream in streams]
-    starts, seeds, gammas = zip(*unique, strict=True)
-    reference = references.select(list(starts))
-    generators = [generator("align", seed) for seed in seeds]  # the same numbers for the same seed
+    starts = [seeds.index(seed) for seed, _ in unique]
+    reference = references.select(starts)
+    generators = [generator("align", seed) for seed, _ in unique]  # the same numbers for the same seed
 
     def column(values: list) -> Tensor:
         return torch.tensor(values).view(-1, 1, 1)
 
-    paired = column([gamma is None for gamma in gammas])
-    gamma = column([gamma or 0.0 for gamma in gammas])
+    paired = column([gamma is None for _, gamma in unique])
+    gamma = column([gamma or 0.0 for _, gamma in unique])
     liked = column([int(feedbacks[i].desirable.sum()) for i in starts])
     disliked = column([int((~feedbacks[i].desirable).sum()) for i in starts])
     first = column([sum(len(f.x0) for f in feedbacks[:i]) for i in starts])  # where a feedback begins
@@ -84,7 +85,7 @@ def batches(
             torch.stack(v).unflatten(0, (len(unique), ahead)) for v in zip(*drawn, strict=True)
         )
         t = torch.where(paired, t[..., twin], t)
-        eps = torch.where(paired[..., None], eps[..., twin, :], eps)
+        eps = torch.where(paired[..., None], eps[..., twin, :], eps).to(points)
         desirable = torch.where(paired, place < size // 2, label < gamma)
         index = first + torch.where(desirable, which * liked, liked + which * disliked).long()
         x0 = points[index]

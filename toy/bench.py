@@ -19,7 +19,8 @@ from toy.data import Feedback, feedback, figure6
 from toy.diffusion import add_noise
 from toy.losses import diffusion_kto, reference_point
 from toy.model import WIDTH, Denoiser
-from toy.train import ABAR, Run, align
+from toy.runs import Run
+from toy.train import ABAR, align
 
 CASES = ((1, 32), (1, 256), (8, 32), (8, 256))  # runs, batch
 
@@ -29,7 +30,9 @@ def main(seconds: float) -> None:
     model, points = Denoiser(), feedback(figure6())
     inputs = model.weight1.shape[1]
     flop = 2 * (inputs * WIDTH + WIDTH * WIDTH + WIDTH * 2)  # of one example's forward pass
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, network {inputs}-{WIDTH}-{WIDTH}-2, float32")
+    print(
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32, {inputs}-{WIDTH}-{WIDTH}-2"
+    )
     print(f"{'':22}{'steps/s':>9}{'GFLOP/s':>9}{'of matmul':>11}{'matmul GFLOP/s':>16}")
     rates = {}
     for runs, batch in tqdm(CASES, desc="measuring", leave=False):
@@ -37,12 +40,15 @@ def main(seconds: float) -> None:
         rates[runs, batch], machine = _steps_per_second(ours, seconds)
         name = f"{'one run' if runs == 1 else f'{runs} runs at once'}, batch {batch}"
         rate = 4 * flop * runs * batch * rates[runs, batch]
-        line = f"{name:22}{rates[runs, batch]:9.0f}{rate / 1e9:9.1f}{rate / machine:11.2f}{machine / 1e9:16.1f}"
+        line = (
+            f"{name:22}{rates[runs, batch]:9.0f}{rate / 1e9:9.1f}{rate / machine:11.2f}{machine / 1e9:16.1f}"
+        )
         tqdm.write(line)
     for batch in (32, 256):
         plain, _ = _steps_per_second(plain_loop(model, points, batch), seconds)
-        print(f"plain loop, batch {batch}: {plain:.0f} steps/s; one run is {rates[1, batch] / plain:.1f} times as", end="")
-        print(f" fast, each of 8 at once {8 * rates[8, batch] / plain:.1f} times")
+        alone, together = rates[1, batch] / plain, 8 * rates[8, batch] / plain
+        print(f"plain loop, batch {batch}: {plain:.0f} steps/s; ", end="")
+        print(f"ours is {alone:.1f} times as fast alone, {together:.1f} times with 8 runs at once")
 
 
 def plain_loop(reference: Denoiser, points: Feedback, batch: int) -> Iterator[float]:

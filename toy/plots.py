@@ -53,17 +53,18 @@ def figure(rows: int, columns: int, width: float, height: float, **options):
     return fig, axes.flatten()
 
 
-def save(fig, path: Path) -> Path:
+def save(fig: plt.Figure, path: str | Path) -> Path:
     """Save a figure as PNG, whole or not at all, and close it."""
-    save_atomically(path, lambda temporary: fig.savefig(temporary, dpi=110))
     plt.close(fig)
-    return path
+    return save_atomically(Path(path), lambda temporary: fig.savefig(temporary, dpi=110))
 
 
 @lru_cache
 def extent(world: World) -> tuple[float, float, float, float]:
     """(left, right, bottom, top) around what the world holds, with a margin, for every panel alike."""
-    x = torch.cat([draw(2000, generator("extent", 0)) for draw in (world.base, world.desirable, world.undesirable)])
+    x = torch.cat(
+        [draw(2000, generator("extent", 0)) for draw in (world.base, world.desirable, world.undesirable)]
+    )
     low, high = x.quantile(0.002, dim=0), x.quantile(0.998, dim=0)
     margin = 0.12 * (high - low)
     (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
@@ -82,7 +83,9 @@ def shade(world: World, window: tuple[float, float, float, float]) -> Callable[[
             density = (np.roll(density, 1, axis) + 2 * density + np.roll(density, -1, axis)) / 4
         ordered = np.sort(density.ravel())[::-1]
         mass = np.cumsum(ordered) / ordered.sum()
-        areas.append((density.T, [ordered[np.searchsorted(mass, share)] for share in (0.95, 0.5)], colour, line))
+        areas.append(
+            (density.T, [ordered[np.searchsorted(mass, share)] for share in (0.95, 0.5)], colour, line)
+        )
 
     def draw_on(ax: plt.Axes) -> None:
         for density, levels, colour, line in areas:
@@ -123,7 +126,9 @@ def draw_balance(ax: plt.Axes, summary: list[dict]) -> None:
     ax.set_xlabel("0: no better than pretrained\n1: all that is liked, nothing disliked", fontsize=9)
 
 
-def figure6(samples: dict[str, Tensor], numbers: dict[str, str], summary: list[dict], world: World, note: str):
+def figure6(
+    samples: dict[str, Tensor], numbers: dict[str, str], summary: list[dict], world: World, note: str
+):
     """Panels of samples, one per name, each with its lines of numbers, and the balance of them all."""
     columns = math.ceil((len(samples) + 1) / 2)
     fig, axes = figure(2, columns, 3.0, 3.4)

@@ -1,0 +1,37 @@
+# make figure6   draw the paper's Figure 6, from nothing
+# make test      run the tests
+# make figures   regenerate everything in figures/
+# make lint      check style
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+figure6: $(VENV)/base
+	$(RUN) -m toy figure6
+
+figures: $(VENV)/base
+	$(RUN) -m toy figure6 --seeds 10 --out figures
+	$(RUN) -m toy utilities --out figures
+	$(RUN) -m toy sweep --seeds 10 --out figures
+
+test: $(VENV)/dev
+	$(RUN) -m pytest
+
+lint: $(VENV)/dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+# Each stamp file says that an installation is done and newer than what it was made from.
+$(VENV)/base: pyproject.toml constraints.txt
+	@echo "installing into $(VENV), once; this takes a minute or more"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.PHONY: figure6 figures test lint

@@ -1,0 +1,153 @@
+"""The command line, as its users call it: what it writes, what it says, and how it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from toy import experiments, study
+from toy.__main__ import main
+
+ROW = (
+    "objective utility beta seed desirable_rate undesirable_rate distance alignment avoidance balance seconds"
+)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The whole way with a hundredth of the work."""
+    pretrain, align, draw = study.pretrain, study.align, study.draw
+    monkeypatch.setattr(study, "ALIGN_STEPS", 3)
+    monkeypatch.setattr(study, "SAMPLES", 50)
+    monkeypatch.setattr(study, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
+    monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
+    monkeypatch.setattr(study, "draw", lambda *arguments, **options: draw(*arguments, steps=2, **options))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\n\ndef bend(x):\n    return torch.tanh(x)\n")
+    return f"{file}:bend"
+
+
+def strict(path: Path):
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_figure6_writes_a_picture_and_a_row_for_every_run_and_seed(quick, folders, tmp_path, capsys):
+    assert main(["figure6", "--seeds", "2", *folders]) == 0
+    content = strict(tmp_path / "out" / "figure6.json")
+    assert len(content["rows"]) == 8 * 2 and set(ROW.split()) <= set(content["rows"][0])
+    assert (tmp_path / "out" / "figure6.png").read_bytes().startswith(b"\x89PNG")
+    said = capsys.readouterr().out
+    assert f"wrote {tmp_path / 'out' / 'figure6.png'}" in said and "done in" in said
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["figure6.json", "figure6.png"]
+
+
+def test_figure6_of_another_world_has_its_own_name(quick, folders, tmp_path):
+    assert main(["figure6", "--world", "rings", *folders]) == 0
+    assert (tmp_path / "out" / "figure6-rings.png").exists()
+
+
+def test_utilities_draws_built_in_ones_and_your_own(tmp_path, mine):
+    assert main(["utilities", mine, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "utilities.png").exists()
+
+
+def test_try_says_one_sentence_and_saves_it(quick, folders, tmp_path, mine, capsys):
+    assert main(["try", mine, "--seeds", "2", *folders]) == 0
+    content = strict(tmp_path / "out" / "try.json")
+    assert content["verdict"].startswith("Yours ") and content["verdict"] in capsys.readouterr().out
+    assert {row["name"] for row in content["rows"]} == {"yours", *experiments.PAPER}
+
+
+def test_try_warns_of_a_falling_utility(quick, folders, tmp_path, capsys):
+    file = tmp_path / "wave.py"
+    file.write_text("import torch\n\n\ndef wave(x):\n    return torch.sin(x)\n")
+    assert main(["try", f"{file}:wave", "--seeds", "1", *folders]) == 0
+    assert "warning:" in capsys.readouterr().out
+
+
+def test_sweep_has_a_curve_for_each_knob(quick, folders, tmp_path):
+    assert main(["sweep", "--seeds", "2", *folders]) == 0
+    summary = strict(tmp_path / "out" / "sweep.json")["summary"]
+    theirs = [e for e in summary if e["name"] == "kahneman_tversky"]
+    assert {e["beta"] for e in theirs} == set(experiments.BETAS)
+    assert {e["gamma"] for e in theirs} == set(experiments.GAMMAS)
+    assert {e["flipped"] for e in theirs} == set(experiments.FLIPPED)
+
+
+def test_bench_prints_shares_and_ratios(capsys):
+    assert main(["bench", "--seconds", "0.01"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("times as fast") == 2 and "8 runs at once, batch 256" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "invalid choice: 'nope'"),
+        ([], "COMMAND"),
+        (["figure6", "--seeds", "0"], "--seeds: 0 is out of range"),
+        (["figure6", "--seeds", "many"], "--seeds: invalid"),
+        (["figure6", "--beta", "-1"], "--beta: -1 is out of range"),
+        (["figure6", "--world", "flat"], "unknown world 'flat': one of figure6, moons, rings, grid"),
+        (["try", "nope"], "unknown utility 'nope'"),
+        (["try", "missing.py:f"], "no file missing.py"),
+        (["utilities", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),
+        (["figure6", "--cache", "/proc/nowhere"], "choose another --cache"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def run(*arguments, **options):
+    return subprocess.Popen([sys.executable, "-m", "toy", *arguments], text=True, **options)
+
+
+def test_help_reads_without_torch():
+    script = """if True:
+        import sys, toy.__main__
+        try:
+            toy.__main__.main(["--help"])
+        finally:
+            assert "torch" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for command in ("figure6", "utilities", "try", "sweep", "bench"):
+        assert command in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_leaves_nothing_half_written(tmp_path):
+    out = tmp_path / "out"
+    process = run(
+        "figure6", "--seeds", "500", "--out", str(out), "--cache", str(tmp_path / "cache"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("cache/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and "interrupted" in said and "Traceback" not in said
+    assert list(out.iterdir()) == [] and not list(tmp_path.glob("cache/.*"))

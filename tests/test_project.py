@@ -1,0 +1,88 @@
+"""The project around the code: one list of needs, told the same everywhere; figures with numbers."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements):
+    return {re.match(r"[A-Za-z0-9_.-]+", r).group().lower() for r in requirements}
+
+
+def test_everything_the_tests_install_is_pinned():
+    pinned = names(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]) <= pinned
+
+
+def test_conda_installs_the_same_project():
+    text = (ROOT / "environment.yml").read_text()
+    assert f"python{PROJECT['requires-python']}" in text
+    extras = re.search(r"--editable \.\[(.*)\]", text).group(1).split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"]) and "dev" in extras
+    assert "--constraint constraints.txt" in text
+
+
+def test_toy_imports_only_what_the_base_install_brings():
+    allowed = {"torch", "numpy", "matplotlib", "sklearn", "scipy", "safetensors", "tqdm", "toy"}
+    import sys
+
+    for file in (ROOT / "toy").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            roots = {module.split(".")[0] for module in modules}
+            assert roots <= allowed | set(sys.stdlib_module_names), file.name
+
+
+def test_every_command_of_the_readme_exists():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make (\w+)`|^make (\w+)", readme, re.M):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.M), target
+    from toy.__main__ import parser
+
+    known = parser()._subparsers._group_actions[0].choices
+    assert set(re.findall(r"python -m toy (\w+)", readme)) <= set(known)
+    for picture in re.findall(r"\(((?:figures|toy|notebooks)/[^)]+)\)", readme):
+        assert (ROOT / picture).exists(), picture
+
+
+def test_the_readmes_example_runs(monkeypatch, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    monkeypatch.chdir(tmp_path)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 14
+    exec(compile(code, "README.md", "exec"), {})
+    assert list(tmp_path.glob("*.png"))
+
+
+def test_the_committed_figure_rests_on_ten_seeds_and_its_claims_are_in_its_numbers():
+    figure = json.loads((ROOT / "figures" / "figure6.json").read_text())
+    by_name = {entry["name"]: entry for entry in figure["summary"]}
+    assert {entry["seeds"] for entry in figure["summary"]} == {10}
+    assert len(figure["rows"]) == 10 * len(by_name)
+    best = by_name["kahneman_tversky"]
+    for name in ("sft", "diffusion_dpo", "loss_averse", "risk_seeking_bounded"):
+        other = by_name[name]
+        assert best["balance"] - best["half_width"] > other["balance"] + other["half_width"]
+
+
+def test_the_committed_sweep_shows_kahneman_tversky_ahead_over_a_factor_of_16_in_beta():
+    sweep = json.loads((ROOT / "figures" / "sweep.json").read_text())["summary"]
+    usual = [e for e in sweep if e["gamma"] == 0.8 and e["flipped"] == 0.0]
+    for beta in (2.0, 4.0, 8.0, 16.0, 32.0):
+        balance = {e["name"]: e["balance"] for e in usual if e["beta"] == beta or e["name"] == "sft"}
+        for name in ("sft", "diffusion_dpo", "loss_averse", "risk_seeking_bounded"):
+            assert balance["kahneman_tversky"] >= balance[name], (beta, name)
+
+
+def test_the_readmes_numbers_are_the_figures():
+    summary = []
+    for name in ("figure6", "sweep"):
+        summary += json.loads((ROOT / "figures" / f"{name}.json").read_text())["summary"]
+    known = {(f"{e['balance']:.3f}", f"{e['half_width']:.3f}") for e in summary}
+    claimed = re.findall(r"(\d\.\d{3}) ± (\d\.\d{3})", (ROOT / "README.md").read_text())
+    assert len(claimed) >= 7 and set(claimed) <= known

@@ -1,0 +1,121 @@
+"""What a utility has to be: a value and a slope for every example alone."""
+
+import math
+
+import pytest
+import torch
+
+from toy.errors import InputError
+from toy.utilities import UTILITIES, check_utility, load_utility, slope
+
+X = torch.linspace(-5, 5, 101, dtype=torch.float64)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+FORMULAS = {
+    "kahneman_tversky": sigmoid,
+    "loss_averse": lambda x: math.log(sigmoid(x)),
+    "risk_seeking": lambda x: -math.log(sigmoid(-x)),
+    "risk_seeking_bounded": lambda x: -math.log(sigmoid(-x)),
+    "linear": lambda x: x,
+}
+SLOPES = {
+    "kahneman_tversky": lambda x: sigmoid(x) * (1 - sigmoid(x)),
+    "loss_averse": lambda x: sigmoid(-x),
+    "risk_seeking": sigmoid,
+    "risk_seeking_bounded": sigmoid,
+    "linear": lambda x: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_values_and_slopes_are_the_formulas(name):
+    value = torch.tensor([FORMULAS[name](x) for x in X.tolist()], dtype=torch.float64)
+    weight = torch.tensor([SLOPES[name](x) for x in X.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(UTILITIES[name](X), value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(slope(UTILITIES[name], X), weight, rtol=1e-9, atol=1e-12)
+
+
+def test_prospect_theory_is_the_1992_value_function_away_from_zero():
+    x = torch.tensor([-200.0, -50.0, 50.0, 200.0], dtype=torch.float64)
+    expected = torch.tensor([-2.25 * 200**0.88, -2.25 * 50**0.88, 50**0.88, 200**0.88], dtype=torch.float64)
+    torch.testing.assert_close(UTILITIES["prospect_theory"](x), expected, rtol=2e-3, atol=0)
+    weights = slope(UTILITIES["prospect_theory"], x)
+    torch.testing.assert_close(weights[0] / weights[3], torch.tensor(2.25, dtype=torch.float64))
+
+
+def test_prospect_theory_can_start_training():
+    at_zero = slope(UTILITIES["prospect_theory"], torch.zeros(1))
+    assert at_zero.item() == pytest.approx(0.88 * 0.01**-0.12)
+
+
+def test_only_the_bounded_form_has_its_sign_outside():
+    assert [n for n, u in UTILITIES.items() if getattr(u, "sign_outside", False)] == ["risk_seeking_bounded"]
+
+
+@pytest.mark.parametrize("name", UTILITIES)
+def test_every_built_in_utility_passes_its_own_check(name):
+    assert check_utility(UTILITIES[name], name) == []
+
+
+def test_slope_carries_no_graph_and_works_without_gradients():
+    with torch.no_grad():
+        assert not slope(UTILITIES["linear"], torch.ones(3)).requires_grad
+
+
+WRONG = {
+    "shape": ("return torch.sigmoid(x).mean()", "one value per example"),
+    "number": ("return 1.0", "returns float, not a tensor"),
+    "nan": ("return torch.sqrt(x)", "not finite at x = -50"),
+    "overflow": ("return torch.exp(x**2)", "not finite"),
+    "constant": ("return torch.ones(len(x))", "no gradient"),
+    "detached": ("return torch.sigmoid(x).detach()", "no gradient"),
+    "step": ("return (x > 0).float()", "no gradient"),
+    "mixes": ("return torch.sigmoid(x - x.mean())", "mixes examples"),
+    "raises": ("return torch.nope(x)", "fails on a tensor: AttributeError"),
+    "infinite_slope": ("return x.sign() * x.abs().sqrt()", "no finite slope"),
+    "flat_at_zero": ("return x**3", "slope 0 at x = 0"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_users_wrong_utility_is_refused_in_one_line(tmp_path, case):
+    body, message = WRONG[case]
+    file = tmp_path / "mine.py"
+    file.write_text(f"import torch\n\n\ndef mine(x):\n    {body}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_utility(f"{file}:mine")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_users_utility_is_taken_where_a_built_in_name_is(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\n\n\ndef mine(x):\n    return torch.tanh(x)\n")
+    torch.testing.assert_close(load_utility(f"{file}:mine")(X), torch.tanh(X))
+    assert load_utility("linear") is UTILITIES["linear"]
+
+
+def test_a_falling_utility_is_warned_about():
+    warnings = check_utility(lambda x: torch.sin(x), "wave")
+    assert len(warnings) == 1 and "better is worse" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nope", "unknown utility 'nope'.*kahneman_tversky"),
+        ("missing.py:mine", "no file missing.py"),
+        ("{broken}:mine", "does not import: SyntaxError"),
+        ("{fine}:nope", "has no function 'nope'"),
+        ("{fine}:number", "has no function 'number'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path, spec, message):
+    broken, fine = tmp_path / "broken.py", tmp_path / "fine.py"
+    broken.write_text("def mine(x:\n")
+    fine.write_text("number = 3\n")
+    with pytest.raises(InputError, match=message):
+        load_utility(spec.format(broken=broken, fine=fine))
