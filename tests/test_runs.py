@@ -32,7 +32,7 @@ def test_runs_that_differ_in_beta_seed_and_gamma_share_a_call():
         Run(reference_point="none"),
         Run(weight_desirable=2.0),
     ]
-    assert [members for members, _, _ in groups(runs)] == [[0, 2], [1], [3], [4]]
+    assert [members.tolist() for members, _, _ in groups(runs)] == [[0, 2], [1], [3], [4]]
     assert torch.equal(groups(runs)[0][2], torch.tensor([[1.0], [4.0]]))
 
 

@@ -33,7 +33,7 @@ def add_noise(x0: Tensor, t: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
 
 
 def velocity(x0: Tensor, t: Tensor, eps: Tensor, abar: Tensor) -> Tensor:
-    """The v target, v = sqrt(abar) eps - sqrt(1 - abar) x0. Salimans & Ho 2022, appendix D.
+    """The v target, v = sqrt(abar) eps - sqrt(1 - abar) x0. Salimans & Ho 2022.
 
     ||v_hat - v||^2 = ||eps_hat - eps||^2 / abar, so a beta tuned for eps does not carry over.
     """

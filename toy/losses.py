@@ -36,7 +36,7 @@ def reference_point(policy_error: Tensor, reference_error: Tensor, clamp: bool =
 
     Published default: the errors of the training batch, clamped at 0. The paper's text has
     *unrelated* pairs instead: pass errors measured with rolled captions, and clamp=False as in the
-    published script. To do without a reference point, pass 0.0 to the loss. Li et al. 2024, eq. 10.
+    published script. To do without a reference point, pass 0.0 to the loss. Li et al. 2024.
     """
     z0 = _reward(policy_error, reference_error).mean(-1).detach()
     return z0.clamp(min=0) if clamp else z0
@@ -57,7 +57,7 @@ def diffusion_kto(
 
     reference_point is the value of z0, from the function of that name. A utility with the
     attribute sign_outside = True enters as s * U(beta * (g - z0)). With U = sigmoid the loss is
-    0.5 at the start, where policy and reference agree. Li et al. 2024, eqs. 9-11.
+    0.5 at the start, where policy and reference agree. Li et al. 2024.
     """
     g = _reward(policy_error, reference_error)
     s = torch.where(desirable, 1.0, -1.0).to(g)

@@ -55,16 +55,16 @@ def captions(runs: list[Run]) -> Tensor:
     return torch.tensor([[1.0 if run.objective == "csft" else 0.0] for run in runs])
 
 
-def groups(runs: list[Run]) -> list[tuple[list[int], Run, Tensor]]:
-    """Runs that differ in beta and seed only share a call of their loss: (members, run, beta)."""
+def groups(runs: list[Run]) -> list[tuple[Tensor, Run, Tensor]]:
+    """Runs that differ in beta, gamma and seed only share a call of their loss: (members, run, beta)."""
     members = defaultdict(list)
     for i, run in enumerate(runs):
         members[replace(run, beta=1.0, seed=0, gamma=0.5)].append(i)
-    return [(m, run, torch.tensor([[runs[i].beta] for i in m])) for run, m in members.items()]
+    return [(torch.tensor(m), run, torch.tensor([[runs[i].beta] for i in m])) for run, m in members.items()]
 
 
 def call_loss(
-    run: Run, beta: Tensor, policy_error: Tensor, z0: Tensor, now: Batch, members: list[int]
+    run: Run, beta: Tensor, policy_error: Tensor, z0: Tensor, now: Batch, members: Tensor
 ) -> tuple[Tensor, losses.Metrics]:
     """Call the loss of a group of runs: (loss (members,), metrics)."""
     policy_error, reference_error = policy_error[members], now.reference_error[members]

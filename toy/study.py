@@ -17,7 +17,7 @@ from toy.files import output_folder, save_atomically
 from toy.metrics import SAMPLES, compare, interval, judge
 from toy.model import WIDTH, Denoiser
 from toy.runs import Run, captions
-from toy.train import ALIGN_STEPS, align, draw, last, pretrain
+from toy.train import ALIGN_STEPS, PRETRAIN_STEPS, align, draw, last, pretrain
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache
 POINTS = 10_000  # pretraining points
@@ -32,9 +32,7 @@ def study(
     share of its ensemble's training and sampling time."""
     folder = output_folder(cache, "--cache")
     rows, before, samples = [], [], {}
-    title = f"{len(runs)} runs x {seeds_text(seeds)}" + (
-        f", {flipped:.0%} of labels flipped" if flipped else ""
-    )
+    title = f"{len(runs)} runs x {seeds_text(seeds)}" + (f", {flipped:.0%} flipped" if flipped else "")
     together = max(1, ENSEMBLE // len(runs))  # seeds in one ensemble
     calls = [list(range(seeds))[i : i + together] for i in range(0, seeds, together)]
     with tqdm(total=len(calls) * ALIGN_STEPS, desc=title, unit="step") as bar:
@@ -91,7 +89,8 @@ def pretrained(world: World, seed: int, cache: Path) -> Denoiser:
         except (SafetensorError, RuntimeError, OSError) as error:
             tqdm.write(f"{path} is damaged ({str(error).splitlines()[0]}): training it anew")
     points = world.base(POINTS, data.generator("pretraining points", seed))
-    model = last(pretrain(points, seed=seed)).policy
+    states = tqdm(pretrain(points, seed=seed), f"pretraining, seed {seed}", PRETRAIN_STEPS, leave=False)
+    model = last(states).policy
     state = model.state_dict()
     save_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=config))
     return model

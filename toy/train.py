@@ -21,6 +21,7 @@ from toy.optimizer import Adam
 from toy.runs import Run, call_loss, captions, groups
 
 ABAR = linear_schedule()
+PRETRAIN_STEPS = 1000
 ALIGN_STEPS = 250
 
 
@@ -32,16 +33,15 @@ class State:
     loss: Tensor  # (runs,)
     policy: Denoiser
     stopped: dict[int, str] = field(default_factory=dict)  # run -> why it was stopped
-    parts: list[tuple[list[int], losses.Metrics]] = field(default_factory=list)
+    parts: list[tuple[Tensor, losses.Metrics]] = field(default_factory=list)
 
     def metrics(self, run: int = 0) -> dict[str, float]:
         """The loss's metrics for one run."""
-        return {
-            name: value.reshape(-1).expand(len(runs))[runs.index(run)].item()
-            for runs, metrics in self.parts
-            if run in runs
-            for name, value in metrics.items()
-        }
+        for members, metrics in self.parts:
+            if run in members:
+                place = members.tolist().index(run)
+                return {k: v.reshape(-1).expand(len(members))[place].item() for k, v in metrics.items()}
+        raise IndexError(f"no run {run}")
 
 
 def last(states: Iterator):
@@ -50,7 +50,7 @@ def last(states: Iterator):
 
 
 def pretrain(
-    points: Tensor, *, steps: int = 1000, batch: int = 256, lr: float = 2e-3, seed: int = 0
+    points: Tensor, *, steps: int = PRETRAIN_STEPS, batch: int = 256, lr: float = 2e-3, seed: int = 0
 ) -> Iterator[State]:
     """Train a denoiser from nothing on points (n, 2): mean squared error of eps, Adam, learning
     rate falling linearly to 0."""
@@ -94,7 +94,7 @@ def align(
     references = stack(models)
     policy = references.select(start_of)
     optimizer = Adam(policy.parameters())
-    condition = captions(runs)
+    condition, captioned = captions(runs), any(run.objective == "csft" for run in runs)
     together = groups(runs)
     inverted = [i for i, run in enumerate(runs) if run.objective == "smpo"]
     mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
@@ -103,7 +103,7 @@ def align(
     for step, (now, unrelated) in zip(range(steps), endless, strict=False):
         if inverted:
             _invert(now, inverted, policy, references.select([start_of[i] for i in inverted]))
-        caption = condition * (2.0 * now.desirable - 1)
+        caption = condition * (2.0 * now.desirable - 1) if captioned else 0.0
         error = denoising_error(policy, now.xt, now.t, now.eps, caption)
         z0 = losses.reference_point(error, now.reference_error)
         if mismatched:

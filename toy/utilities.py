@@ -5,7 +5,7 @@ reference point z0, with s = +1 for a liked example and -1 for a disliked one. T
 the mean of U(x), so each example's gradient is weighed by the slope U'(x): the slope is what a
 utility *does*. A utility takes one tensor and judges every entry alone, (B,) -> (B,).
 
-Source of the first three: Li et al. 2024 (Diffusion-KTO), section 4 and Figures 3 and 9.
+Source of the first three: Li et al. 2024 (Diffusion-KTO), Figures 3 and 9.
 """
 
 import importlib.util
