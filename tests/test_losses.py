@@ -265,6 +265,14 @@ def test_smpo_learns_nothing_from_a_tie():
     assert errors[0].grad.abs().max().item() == 0.0
 
 
+def test_watching_changes_nothing_but_the_metrics():
+    policy, reference, desirable = batch()
+    options = {"beta": 2.0, "reference_point": 0.1}
+    watched, metrics = losses.diffusion_kto(policy, reference, desirable, **options)
+    blind, nothing = losses.diffusion_kto(policy, reference, desirable, **options, watch=False)
+    assert watched.item() == blind.item() and metrics and nothing == {}
+
+
 def test_metrics_are_detached():
     policy, reference, desirable = batch()
     for _, metrics in (

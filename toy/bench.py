@@ -64,7 +64,8 @@ def plain_loop(reference: Denoiser, points: Feedback, batch: int) -> Iterator[fl
         with torch.no_grad():
             reference_error = (frozen(xt, t) - eps).square().mean(-1)
         z0 = reference_point(policy_error, reference_error)
-        loss, _ = diffusion_kto(policy_error, reference_error, desirable, beta=4.0, reference_point=z0)
+        options = {"beta": 4.0, "reference_point": z0, "watch": False}
+        loss, _ = diffusion_kto(policy_error, reference_error, desirable, **options)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -52,6 +52,7 @@ def diffusion_kto(
     reference_point: float | Tensor,
     weight_desirable: float = 1.0,
     weight_undesirable: float = 1.0,
+    watch: bool = True,
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-KTO: mean of w * (1 - U(s * beta * (g - z0))), s = +1 desirable, -1 undesirable.
 
@@ -71,6 +72,8 @@ def diffusion_kto(
         value = utility(x)
     # the mean over an example's dimensions is inside U, the mean over examples outside
     loss = (weight * (1 - value)).mean(-1)
+    if not watch:
+        return loss, {}
     with torch.no_grad():
         metrics = {
             "reward_desirable": _mean_where(g, desirable),
@@ -90,6 +93,7 @@ def diffusion_dpo(
     loser_reference_error: Tensor,
     *,
     beta: float | Tensor,
+    watch: bool = True,
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-DPO: mean of -log sigmoid(0.5 * beta * (g_w - g_l)) over pairs.
 
@@ -100,6 +104,8 @@ def diffusion_dpo(
     g_l = _reward(loser_policy_error, loser_reference_error)
     x = 0.5 * beta * (g_w - g_l)
     loss = -loss_averse(x).mean(-1)
+    if not watch:
+        return loss, {}
     with torch.no_grad():
         metrics = {
             "reward_desirable": g_w.mean(-1),
@@ -119,6 +125,7 @@ def smpo(
     *,
     beta: float | Tensor,
     gamma: float = 10.0,
+    watch: bool = True,
 ) -> tuple[Tensor, Metrics]:
     """SmPO: Diffusion-DPO in which each pair has its own beta * (2 alpha - gamma), alpha = gamma p.
 
@@ -133,6 +140,7 @@ def smpo(
         winner_reference_error,
         loser_reference_error,
         beta=pair_beta,
+        watch=watch,
     )
 
 

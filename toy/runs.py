@@ -64,7 +64,7 @@ def groups(runs: list[Run]) -> list[tuple[Tensor, Run, Tensor]]:
 
 
 def call_loss(
-    run: Run, beta: Tensor, policy_error: Tensor, z0: Tensor, now: Batch, members: Tensor
+    run: Run, beta: Tensor, policy_error: Tensor, z0: Tensor, now: Batch, members: Tensor, watch: bool
 ) -> tuple[Tensor, losses.Metrics]:
     """Call the loss of a group of runs: (loss (members,), metrics)."""
     policy_error, reference_error = policy_error[members], now.reference_error[members]
@@ -83,9 +83,11 @@ def call_loss(
             reference_point=0.0 if run.reference_point == "none" else z0[members][:, None],
             weight_desirable=run.weight_desirable,
             weight_undesirable=run.weight_undesirable,
+            watch=watch,
         )
     pairs = (*policy_error.chunk(2, -1), *reference_error.chunk(2, -1))
     if run.objective == "diffusion_dpo":
-        return losses.diffusion_dpo(*pairs, beta=beta)
+        return losses.diffusion_dpo(*pairs, beta=beta, watch=watch)
     winner, loser = now.score[members].chunk(2, -1)
-    return losses.smpo(*pairs, torch.sigmoid(winner - loser), beta=beta)  # softmax over the two
+    probability = torch.sigmoid(winner - loser)  # the softmax over two scores
+    return losses.smpo(*pairs, probability, beta=beta, watch=watch)

@@ -5,8 +5,9 @@ betas, seeds) cost little more than their matrix products. A single run is an en
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,12 +34,13 @@ class State:
     loss: Tensor  # (runs,)
     policy: Denoiser
     stopped: dict[int, str] = field(default_factory=dict)  # run -> why it was stopped
-    parts: list[tuple[Tensor, losses.Metrics]] = field(default_factory=list)
+    watch: list[tuple[Tensor, Callable]] = field(default_factory=list)  # runs, what computes their metrics
 
     def metrics(self, run: int = 0) -> dict[str, float]:
-        """The loss's metrics for one run."""
-        for members, metrics in self.parts:
+        """The metrics of one run's loss (see toy.losses), computed now, because few steps are looked at."""
+        for members, call in self.watch:
             if run in members:
+                _, metrics = call(watch=True)
                 place = members.tolist().index(run)
                 return {k: v.reshape(-1).expand(len(members))[place].item() for k, v in metrics.items()}
         raise IndexError(f"no run {run}")
@@ -108,18 +110,18 @@ def align(
         z0 = losses.reference_point(error, now.reference_error)
         if mismatched:
             z0[mismatched] = _mismatched(unrelated, mismatched, policy)
-        loss, total, parts = error.new_zeros(len(runs)), 0.0, []
+        loss, total, watch = error.new_zeros(len(runs)), 0.0, []
         for members, run, beta in together:
-            group_loss, metrics = call_loss(run, beta, error, z0, now, members)
+            group_loss, _ = call_loss(run, beta, error, z0, now, members, watch=False)
             loss[members] = group_loss.detach()
             total = total + group_loss.sum()  # runs share no weights: the sum trains each alone
-            parts.append((members, metrics))
+            watch.append((members, partial(call_loss, run, beta, error.detach(), z0, now, members)))
         total.backward()
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:
             optimizer.hold(list(stopped))
         optimizer.step(lr * (1 - step / steps))
-        yield State(step + 1, loss, policy, stopped, parts)
+        yield State(step + 1, loss, policy, stopped, watch)
 
 
 def draw(
