@@ -26,7 +26,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(study, "SAMPLES", 50)
     monkeypatch.setattr(study, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
     monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
-    monkeypatch.setattr(study, "draw", lambda *arguments, **options: draw(*arguments, steps=2, **options))
+    monkeypatch.setattr(
+        study, "draw", lambda *arguments, **options: draw(*arguments, ddim_steps=2, **options)
+    )
 
 
 @pytest.fixture

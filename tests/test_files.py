@@ -31,5 +31,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path):
     (tmp_path / "a").write_text("")
-    with pytest.raises(InputError, match=r"cannot write to .*; choose another --out"):
+    with pytest.raises(InputError, match=r"a is a file, not a folder; choose another --out"):
         output_folder(tmp_path / "a")
+    with pytest.raises(InputError, match="--cache is empty"):
+        output_folder("", "--cache")

@@ -27,7 +27,7 @@ def test_samples_outside_the_window_are_counted_in_words():
     )
     _, axes = plots.figure(1, 1, 3, 3)
     plots.draw_samples(axes[0], points, world, "sft")
-    assert [text.get_text() for text in axes[0].texts] == ["40% of samples\nlie outside"]
+    assert [text.get_text() for text in axes[0].texts] == ["40% of samples\noutside this picture"]
     assert len(axes[0].collections[-1].get_offsets()) == 60
     assert axes[0].get_title() == "SFT"
 

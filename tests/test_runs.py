@@ -12,7 +12,7 @@ from toy.utilities import linear, loss_averse
     ("settings", "message"),
     [
         ({"objective": "ppo"}, "unknown objective 'ppo': one of sft"),
-        ({"reference_point": "median"}, "unknown reference point 'median'"),
+        ({"reference_point_from": "median"}, "unknown reference point 'median'"),
         ({"beta": 0.0}, "beta must be positive"),
         ({"beta": float("inf")}, "beta must be positive and finite"),
         ({"beta": float("nan")}, "beta must be positive"),
@@ -29,7 +29,7 @@ def test_runs_that_differ_in_beta_seed_and_gamma_share_a_call():
         Run(beta=1.0),
         Run(utility=loss_averse),
         Run(beta=4.0, seed=1, gamma=0.2),
-        Run(reference_point="none"),
+        Run(reference_point_from="none"),
         Run(weight_desirable=2.0),
     ]
     assert [members.tolist() for members, _, _ in groups(runs)] == [[0, 2], [1], [3], [4]]

@@ -22,8 +22,8 @@ EVERY_KIND = [
     Run(beta=1.0, gamma=0.5),
     Run(utility=loss_averse, seed=1),
     Run(utility=risk_seeking_bounded, weight_desirable=2.0),
-    Run(utility=prospect_theory, reference_point="none"),
-    Run(reference_point="mismatched", seed=1),
+    Run(utility=prospect_theory, reference_point_from="none"),
+    Run(reference_point_from="mismatched", seed=1),
 ]
 
 

@@ -75,7 +75,7 @@ WRONG = {
     "detached": ("return torch.sigmoid(x).detach()", "no gradient"),
     "step": ("return (x > 0).float()", "no gradient"),
     "mixes": ("return torch.sigmoid(x - x.mean())", "mixes examples"),
-    "raises": ("return torch.nope(x)", "fails on a tensor: AttributeError"),
+    "raises": ("return torch.nope(x)", "fails on a tensor.*AttributeError"),
     "infinite_slope": ("return x.sign() * x.abs().sqrt()", "no finite slope"),
     "flat_at_zero": ("return x**3", "slope 0 at x = 0"),
 }
@@ -100,7 +100,7 @@ def test_a_users_utility_is_taken_where_a_built_in_name_is(tmp_path):
 
 def test_a_falling_utility_is_warned_about():
     warnings = check_utility(lambda x: torch.sin(x), "wave")
-    assert len(warnings) == 1 and "better is worse" in warnings[0]
+    assert len(warnings) == 1 and "pulls the wrong way" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_a_falling_utility_is_warned_about():
         ("nope", "unknown utility 'nope'.*kahneman_tversky"),
         ("missing.py:mine", "no file missing.py"),
         ("{broken}:mine", "does not import: SyntaxError"),
-        ("{fine}:nope", "has no function 'nope'"),
+        ("{fine}:nope", "has no function 'nope'; its functions: real"),
         ("{fine}:number", "has no function 'number'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, spec, message):
     broken, fine = tmp_path / "broken.py", tmp_path / "fine.py"
     broken.write_text("def mine(x:\n")
-    fine.write_text("number = 3\n")
+    fine.write_text("number = 3\n\n\ndef real(x):\n    return x\n")
     with pytest.raises(InputError, match=message):
         load_utility(spec.format(broken=broken, fine=fine))

@@ -1,6 +1,7 @@
 """The laboratory's command line: python -m toy COMMAND. Everything runs on a CPU."""
 
 import argparse
+import ctypes
 import os
 import sys
 import time
@@ -44,7 +45,9 @@ def parser() -> Parser:
             sub.add_argument(
                 "--seeds", type=count, default=seeds, metavar="N", help=f"how many seeds ({seeds})"
             )
-            sub.add_argument("--cache", default=str(CACHE), metavar="DIR", help="folder of pretrained models")
+            sub.add_argument(
+                "--cache", default=str(CACHE), metavar="DIR", help=f"pretrained models ({CACHE})"
+            )
             sub.add_argument(
                 "--world", default="figure6", help="what to generate: figure6 (default), moons, rings or grid"
             )
@@ -90,8 +93,21 @@ def run(arguments: argparse.Namespace) -> list[Path]:
     return commands[name](**options)
 
 
+def suit_machine() -> None:
+    """Two settings of GNU/Linux that suit many short products; elsewhere they do nothing."""
+    # threads that wait for each other by spinning crawl when any other program is busy (2 to 20 times)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:  # returning freed memory to the system after each step, and faulting it in anew, costs a tenth
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
 def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
+    suit_machine()
     try:
         written = run(parser().parse_args(argv))
     except InputError as error:

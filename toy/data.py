@@ -93,9 +93,14 @@ def liked_region(name: str, base: Draw, region: Region) -> World:
 
     Raises InputError when fewer than 1% of the points fall inside, or fewer than 1% outside.
     """
-    share = region(base(10_000, generator("share", 0))).float().mean().item()
+    everything = base(10_000, generator("share", 0))
+    share = region(everything).float().mean().item()
     if not 0.01 <= share <= 0.99:
         raise InputError(f"world {name}: {share:.1%} of its points lie in the liked region, need 1% to 99%")
+    low, high = everything.min(0).values, everything.max(0).values
+
+    def judged(x: Tensor, liked: bool) -> Tensor:  # what has left the data is neither
+        return ((x >= low) & (x <= high)).all(-1) & (region(x) == liked)
 
     def draw(liked: bool) -> Draw:
         def points(n: int, g: torch.Generator) -> Tensor:
@@ -112,8 +117,8 @@ def liked_region(name: str, base: Draw, region: Region) -> World:
         base=base,
         desirable=draw(True),
         undesirable=draw(False),
-        is_desirable=region,
-        is_undesirable=lambda x: ~region(x),
+        is_desirable=lambda x: judged(x, True),
+        is_undesirable=lambda x: judged(x, False),
         score=lambda x: region(x).float(),
     )
 

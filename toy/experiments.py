@@ -9,7 +9,17 @@ from toy.errors import InputError
 from toy.files import output_folder, save_json
 from toy.metrics import SAMPLES, noise_floor
 from toy.runs import Run
-from toy.study import mean_of, plus_minus, print_table, seeds_text, study, summarize, verdict
+from toy.study import (
+    Named,
+    copy_balance,
+    mean_of,
+    plus_minus,
+    print_table,
+    seeds_text,
+    study,
+    summarize,
+    verdict,
+)
 from toy.utilities import UTILITIES, check_utility, load_utility
 
 BETA = 4.0  # of Figure 6; `sweep` shows the others
@@ -21,6 +31,7 @@ PAPER = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 
 def figure6(out: str, seeds: int, cache: str, world: str = "figure6", beta: float = BETA) -> list[Path]:
     """The paper's Figure 6: every objective at one beta, samples and numbers, drawn and saved."""
+    output_folder(out)
     runs = [
         ("sft", Run("sft")),
         ("csft", Run("csft")),
@@ -31,25 +42,9 @@ def figure6(out: str, seeds: int, cache: str, world: str = "figure6", beta: floa
             for name in ("risk_seeking", "risk_seeking_bounded", "loss_averse", "kahneman_tversky")
         ),
     ]
-    place = _world(world)
-    folder = output_folder(out)
-    rows, before, samples = study(place, runs, seeds, cache)
-    summary = summarize(rows)
-    print_table(summary)
-    numbers = {"pretrained": _shares(mean_of(before))}
-    numbers |= {e["name"]: f"{_shares(e)}\nbalance {plus_minus(e)}" for e in summary}
     note = f"beta {beta:g}, gamma 0.8, {seeds_text(seeds)}, dots of seed 0; liked solid, disliked dashed"
-    fig = plots.figure6(samples, numbers, summary, place, note)
-    content = {
-        "world": world,
-        "samples": SAMPLES,
-        "noise_floor": noise_floor(place),
-        "pretrained": before,
-        "summary": summary,
-        "rows": rows,
-    }
-    name = "figure6" if world == "figure6" else f"figure6-{world}"
-    return [plots.save(fig, folder / f"{name}.png"), save_json(folder / f"{name}.json", content)]
+    fig, content = _compare(_world(world), runs, seeds, cache, note)
+    return _save(out, "figure6", world, fig, content)
 
 
 def utilities(out: str, extra: list[str]) -> list[Path]:
@@ -61,28 +56,22 @@ def utilities(out: str, extra: list[str]) -> list[Path]:
 def try_utility(utility: str, out: str, seeds: int, cache: str, world: str, beta: float) -> list[Path]:
     """Align with the user's utility beside the paper's three, and say how it differs from
     Kahneman-Tversky."""
+    output_folder(out)
     mine = load_utility(utility)
     for warning in check_utility(mine, utility):
         print(f"warning: {warning}")
     runs = [("yours", Run(utility=mine, beta=beta)), *(_kto(name, beta) for name in PAPER)]
-    place = _world(world)
-    folder = output_folder(out)
-    rows, before, samples = study(place, runs, seeds, cache)
-    summary = summarize(rows)
-    print_table(summary)
-    sentence = verdict(rows)
-    print(sentence)
-    numbers = {"pretrained": _shares(mean_of(before))}
-    numbers |= {e["name"]: f"{_shares(e)}\nbalance {plus_minus(e)}" for e in summary}
-    fig = plots.figure6(samples, numbers, summary, place, f"{utility}, beta {beta:g}, {seeds_text(seeds)}")
-    content = {"utility": utility, "verdict": sentence, "summary": summary, "rows": rows}
-    return [plots.save(fig, folder / "try.png"), save_json(folder / "try.json", content)]
+    note = f"{utility}, beta {beta:g}, gamma 0.8, {seeds_text(seeds)}"
+    fig, content = _compare(_world(world), runs, seeds, cache, note)
+    content |= {"utility": utility, "verdict": verdict(content["rows"])}
+    print(content["verdict"])
+    return _save(out, "try", world, fig, content)
 
 
 def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path]:
     """The paper's Figure 8 in 2-D: balance over gamma, beta and label noise, and for each utility."""
+    output_folder(out)
     place = _world(world)
-    folder = output_folder(out)
     clean = [
         *(_kto(name, BETA, gamma) for name in PAPER for gamma in GAMMAS),
         *(_kto(name, beta) for name in PAPER for beta in BETAS),
@@ -91,7 +80,7 @@ def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path
         ("sft", Run("sft")),
     ]
     noisy = [*(_kto(name, BETA) for name in PAPER), ("sft", Run("sft"))]
-    rows = study(place, list(dict.fromkeys(clean)), seeds, cache)[0]
+    rows, before, _ = study(place, list(dict.fromkeys(clean)), seeds, cache)
     for flipped in FLIPPED[1:]:
         rows += study(place, noisy, seeds, cache, flipped)[0]
     summary = summarize(rows)
@@ -111,10 +100,36 @@ def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path
     }
     default = [e for e in summary if (e["beta"], e["gamma"], e["flipped"]) == (BETA, 0.8, 0.0)]
     print_table(default)
-    note = f"unless varied: beta {BETA:g}, gamma 0.8, no label noise; {seeds_text(seeds)}"
-    fig = plots.sweep(curves, default, note)
-    content = {"world": world, "summary": summary, "rows": rows}
-    return [plots.save(fig, folder / "sweep.png"), save_json(folder / "sweep.json", content)]
+    note = (
+        f"unless varied: beta {BETA:g}, gamma 0.8, no label noise; {seeds_text(seeds)}, bands: 95% intervals"
+    )
+    fig = plots.sweep(curves, default, note, copy_balance(place, before))
+    return _save(out, "sweep", world, fig, {"world": world, "summary": summary, "rows": rows})
+
+
+def _compare(world: World, runs: Named, seeds: int, cache: str, note: str) -> tuple[plots.plt.Figure, dict]:
+    """Run a study, print its table, draw it: (figure, what to save as JSON)."""
+    rows, before, samples = study(world, runs, seeds, cache)
+    summary, copy = summarize(rows), copy_balance(world, before)
+    print_table(summary)
+    numbers = {"pretrained": _shares(mean_of(before))}
+    numbers |= {e["name"]: f"{_shares(e)}\nbalance {plus_minus(e)}" for e in summary}
+    content = {
+        "world": world.name,
+        "samples": SAMPLES,
+        "noise_floor": noise_floor(world),
+        "copy_balance": copy,
+        "pretrained": before,
+        "summary": summary,
+        "rows": rows,
+    }
+    return plots.figure6(samples, numbers, summary, world, note, copy), content
+
+
+def _save(out: str, name: str, world: str, fig: plots.plt.Figure, content: dict) -> list[Path]:
+    """Save picture and numbers under the name, with the world's if it is not the paper's."""
+    folder, name = output_folder(out), name if world == "figure6" else f"{name}-{world}"
+    return [plots.save(fig, folder / f"{name}.png"), save_json(folder / f"{name}.json", content)]
 
 
 def _kto(name: str, beta: float, gamma: float = 0.8) -> tuple[str, Run]:

@@ -13,7 +13,11 @@ from toy.errors import InputError
 def output_folder(path: str | Path, option: str = "--out") -> Path:
     """The folder, made if need be. Raises InputError if nothing can be written there, so that it
     is known before the work and not after."""
+    if not str(path):
+        raise InputError(f"{option} is empty: name a folder")
     folder = Path(path)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file, not a folder; choose another {option}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

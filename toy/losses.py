@@ -32,7 +32,8 @@ def csft(policy_error: Tensor) -> tuple[Tensor, Metrics]:
 
 
 def reference_point(policy_error: Tensor, reference_error: Tensor, clamp: bool = True) -> Tensor:
-    """The reference point z0 = max(0, mean g), no gradient: gains and losses are felt from here.
+    """The reference point z0 = max(0, mean g): gains and losses are felt from here. It has no gradient,
+    because it is a yardstick: a policy that could move it would lower it instead of doing better.
 
     Published default: the errors of the training batch, clamped at 0. The paper's text has
     *unrelated* pairs instead: pass errors measured with rolled captions, and clamp=False as in the
@@ -54,10 +55,10 @@ def diffusion_kto(
     weight_undesirable: float = 1.0,
     watch: bool = True,
 ) -> tuple[Tensor, Metrics]:
-    """Diffusion-KTO: mean of w * (1 - U(s * beta * (g - z0))), s = +1 desirable, -1 undesirable.
+    """Diffusion-KTO: mean of w * (1 - U(x)), x = s * beta * (g - z0), s = +1 desirable, -1 undesirable.
 
     reference_point is the value of z0, from the function of that name. A utility with the
-    attribute sign_outside = True enters as s * U(beta * (g - z0)). With U = sigmoid the loss is
+    attribute sign_outside = True has the value s * U(s * x) instead of U(x). With U = sigmoid the loss is
     0.5 at the start, where policy and reference agree. Li et al. 2024.
     """
     g = _reward(policy_error, reference_error)

@@ -72,8 +72,8 @@ def extent(world: World) -> tuple[float, float, float, float]:
 
 
 def shade(world: World, window: tuple[float, float, float, float]) -> Callable[[plt.Axes], None]:
-    """A function that shades on any axes where the liked and the disliked points are: the darker
-    area holds half of them, both areas together 95%."""
+    """A function that shades on any axes where the liked and the disliked points are: the darker area
+    holds half of them, both areas together 95%. A dotted line bounds what is judged as disliked."""
     bins = [np.linspace(*window[:2], 61), np.linspace(*window[2:], 61)]
     x, y = ((edges[:-1] + edges[1:]) / 2 for edges in bins)
     areas = []
@@ -87,10 +87,17 @@ def shade(world: World, window: tuple[float, float, float, float]) -> Callable[[
             (density.T, [ordered[np.searchsorted(mass, share)] for share in (0.95, 0.5)], colour, line)
         )
 
+    across, up = torch.meshgrid(
+        torch.linspace(*window[:2], 200), torch.linspace(*window[2:], 200), indexing="xy"
+    )
+    disliked = world.is_undesirable(torch.stack([across, up], -1).reshape(-1, 2)).view(200, 200).float()
+
     def draw_on(ax: plt.Axes) -> None:
         for density, levels, colour, line in areas:
-            ax.contourf(x, y, density, [*levels, np.inf], colors=[colour, colour], alpha=0.3)
+            for level in levels:
+                ax.contourf(x, y, density, [level, np.inf], colors=[colour], alpha=0.25)
             ax.contour(x, y, density, levels[:1], colors=["#444444"], linewidths=1.1, linestyles=line)
+        ax.contour(across, up, disliked, [0.5], colors=["#444444"], linewidths=0.9, linestyles="dotted")
 
     return draw_on
 
@@ -107,28 +114,40 @@ def draw_samples(ax: plt.Axes, samples: Tensor, world: World, name: str, shading
     outside = 1 - inside.float().mean().item()
     if outside > 0.02:
         box = dict(facecolor="white", edgecolor=colour, boxstyle="round")
-        text = f"{outside:.0%} of samples\nlie outside"
+        text = f"{outside:.0%} of samples\noutside this picture"
         ax.text(0.5, 0.12, text, transform=ax.transAxes, ha="center", va="center", fontsize=9, bbox=box)
     ax.set(xlim=window[:2], ylim=window[2:], title=label)
     ax.set_aspect("equal")
     ax.grid(False)
 
 
-def draw_balance(ax: plt.Axes, summary: list[dict]) -> None:
-    """A dot with its 95% interval for each entry {name, balance, half_width}, best on top."""
+def draw_balance(ax: plt.Axes, summary: list[dict], copy: float | None = None) -> None:
+    """A dot with its 95% interval for each entry {name, balance, half_width}, best on top, and a line
+    for the balance of a perfect copy of the liked points."""
     ordered = sorted(summary, key=lambda entry: entry["balance"])
     for place, entry in enumerate(ordered):
         label, colour, marker, _ = style(entry["name"])
         balance, half = entry["balance"], np.nan_to_num(entry["half_width"])
         ax.errorbar(balance, place, xerr=half, color=colour, marker=marker, markersize=7, capsize=3)
-        ax.text(min(max(balance, 0.3), 0.7), place + 0.27, label, ha="center", fontsize=8)
-    ax.set(xlim=(-0.05, 1.05), ylim=(-0.5, len(ordered) - 0.3), yticks=[], title="balance")
-    ax.set_xlabel("0: no better than pretrained\n1: all that is liked, nothing disliked", fontsize=9)
+        align = {"ha": "right" if balance > 0.5 else "left", "fontsize": 8}
+        ax.text(balance + (0.06 if balance > 0.5 else -0.02), place + 0.27, label, **align)
+    ax.set(xlim=(-0.05, 1.05), ylim=(-0.5, len(ordered) - 0.2), yticks=[], title="balance")
+    ax.set_xlabel("0: no better than pretrained, or worse", fontsize=9)
+    if copy is not None:
+        ax.axvline(copy, color="#444444", linestyle=":", linewidth=1.2)
+        ax.set_xlabel(
+            "0: no better than pretrained, or worse\ndotted: a perfect copy of what is liked", fontsize=9
+        )
 
 
 def figure6(
-    samples: dict[str, Tensor], numbers: dict[str, str], summary: list[dict], world: World, note: str
-):
+    samples: dict[str, Tensor],
+    numbers: dict[str, str],
+    summary: list[dict],
+    world: World,
+    note: str,
+    copy: float | None = None,
+) -> plt.Figure:
     """Panels of samples, one per name, each with its lines of numbers, and the balance of them all."""
     columns = math.ceil((len(samples) + 1) / 2)
     fig, axes = figure(2, columns, 3.0, 3.4)
@@ -138,12 +157,12 @@ def figure6(
         ax.set_xlabel(numbers[name], fontsize=9)
     for ax in axes[len(samples) + 1 :]:
         ax.set_visible(False)
-    draw_balance(axes[len(samples)], summary)
+    draw_balance(axes[len(samples)], summary, copy)
     fig.suptitle(note, fontsize=10)
     return fig
 
 
-def utilities(named: dict[str, Utility]):
+def utilities(named: dict[str, Utility]) -> plt.Figure:
     """U(x) - U(0) and the slope U'(x) of each utility: the paper's Figures 3 and 9. With the sign
     outside, a disliked example has the value -U(-x): a second curve, with markers on both."""
     x = torch.linspace(-6, 6, 481)
@@ -171,8 +190,13 @@ def utilities(named: dict[str, Utility]):
 KNOBS = {"gamma": "gamma: share of liked examples", "beta": "beta", "flipped": "share of labels flipped"}
 
 
-def sweep(curves: dict[str, dict[str, list[tuple[float, float, float]]]], bars: list[dict], note: str):
-    """curves[knob][name] = [(value, balance, half width), ...] as lines, and bars as dots."""
+def sweep(
+    curves: dict[str, dict[str, list[tuple[float, float, float]]]],
+    bars: list[dict],
+    note: str,
+    copy: float | None = None,
+) -> plt.Figure:
+    """curves[knob][name] = [(value, balance, half width), ...] as lines with bands, and bars as dots."""
     fig, axes = figure(1, len(curves) + 1, 3.5, 3.8)
     for ax, (knob, lines) in zip(axes, curves.items(), strict=False):
         if knob == "beta":
@@ -186,6 +210,6 @@ def sweep(curves: dict[str, dict[str, list[tuple[float, float, float]]]], bars: 
         ax.set_xticks(value, [f"{v:g}" for v in value])
     handles = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=9)
-    draw_balance(axes[-1], bars)
+    draw_balance(axes[-1], bars, copy)
     fig.suptitle(note, fontsize=10)
     return fig

@@ -12,7 +12,7 @@ from toy.errors import InputError
 from toy.utilities import Utility, kahneman_tversky
 
 OBJECTIVES = ("sft", "csft", "diffusion_kto", "diffusion_dpo", "smpo")
-REFERENCE_POINTS = ("batch", "mismatched", "none")
+REFERENCE_POINTS = ("batch", "mismatched", "none")  # see toy.losses.reference_point
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Run:
     beta: float = 4.0  # how much a reward counts; unused by sft and csft
     gamma: float = 0.8  # probability that an example is drawn from the desirable ones
     seed: int = 0
-    reference_point: str = "batch"  # where z0 comes from: one of REFERENCE_POINTS
+    reference_point_from: str = "batch"  # what z0 is the mean reward of: one of REFERENCE_POINTS
     weight_desirable: float = 1.0
     weight_undesirable: float = 1.0
 
     def __post_init__(self):
         if self.objective not in OBJECTIVES:
             raise InputError(f"unknown objective '{self.objective}': one of {', '.join(OBJECTIVES)}")
-        if self.reference_point not in REFERENCE_POINTS:
+        if self.reference_point_from not in REFERENCE_POINTS:
             names = ", ".join(REFERENCE_POINTS)
-            raise InputError(f"unknown reference point '{self.reference_point}': one of {names}")
+            raise InputError(f"unknown reference point '{self.reference_point_from}': one of {names}")
         if not 0 < self.beta < float("inf"):
             raise InputError(f"beta must be positive and finite, not {self.beta:g}")
         if not 0 <= self.gamma <= 1:
@@ -80,7 +80,7 @@ def call_loss(
             desirable,
             utility=run.utility,
             beta=beta,
-            reference_point=0.0 if run.reference_point == "none" else z0[members][:, None],
+            reference_point=0.0 if run.reference_point_from == "none" else z0[members][:, None],
             weight_desirable=run.weight_desirable,
             weight_undesirable=run.weight_undesirable,
             watch=watch,

@@ -21,6 +21,7 @@ from toy.train import ALIGN_STEPS, PRETRAIN_STEPS, align, draw, last, pretrain
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache
 POINTS = 10_000  # pretraining points
+PRETRAIN_SETTINGS = dict(pretrain.__kwdefaults__)  # a cached model must have been made with these
 Named = list[tuple[str, Run]]  # what to align with, under the name by which plots know it
 
 
@@ -76,7 +77,9 @@ def study(
 def pretrained(world: World, seed: int, cache: Path) -> Denoiser:
     """The model pretrained on a world with a seed: from the cache, or trained now and put there."""
     path = cache / f"{world.name}-{seed}.safetensors"
-    config = {"world": world.name, "seed": str(seed), "points": str(POINTS), "width": str(WIDTH)}
+    points = world.base(POINTS, data.generator("pretraining points", seed))
+    config = PRETRAIN_SETTINGS | {"seed": seed, "points": points.double().sum().item(), "width": WIDTH}
+    config = {key: str(value) for key, value in config.items()}
     model = Denoiser()
     if path.exists():
         try:
@@ -88,12 +91,21 @@ def pretrained(world: World, seed: int, cache: Path) -> Denoiser:
             tqdm.write(f"{path} belongs to another configuration: training it anew")
         except (SafetensorError, RuntimeError, OSError) as error:
             tqdm.write(f"{path} is damaged ({str(error).splitlines()[0]}): training it anew")
-    points = world.base(POINTS, data.generator("pretraining points", seed))
     states = tqdm(pretrain(points, seed=seed), f"pretraining, seed {seed}", PRETRAIN_STEPS, leave=False)
     model = last(states).policy
     state = model.state_dict()
     save_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=config))
     return model
+
+
+def copy_balance(world: World, before: list[dict]) -> float:
+    """The balance of fresh liked points themselves. It is no upper bound: where the classes overlap, a
+    perfect copy has its share among the disliked, and a sample that gives way to avoid them scores more."""
+    scores = []
+    for seed, pretrained_metrics in enumerate(before):
+        copy = world.desirable(SAMPLES, data.generator("copy", seed))
+        scores.append(compare(judge(copy, world, seed), pretrained_metrics)["balance"])
+    return math.fsum(scores) / len(scores)
 
 
 def summarize(rows: list[dict]) -> list[dict]:
@@ -133,6 +145,8 @@ def verdict(rows: list[dict]) -> str:
             how.append(f"{more if change > 0 else less} ({metric} {change:+.2f} ± {doubt:.2f})")
     sure = f"balance {gap:+.3f} ± {spread:.3f} (95%, {len(by_seed)} seeds)"
     where = " and ".join(how) or "no nearer to either class, as far as these seeds tell"
+    if math.fsum(r["yours"]["alignment"] for r in by_seed.values()) < 0:
+        where = "farther from the liked ones than before alignment: they have left the data"
     return f"Yours {word or 'cannot be told apart from'} Kahneman-Tversky, {sure}; its samples lie {where}."
 
 

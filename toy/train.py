@@ -99,7 +99,7 @@ def align(
     condition, captioned = captions(runs), any(run.objective == "csft" for run in runs)
     together = groups(runs)
     inverted = [i for i, run in enumerate(runs) if run.objective == "smpo"]
-    mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
+    mismatched = [i for i, run in enumerate(runs) if run.reference_point_from == "mismatched"]
     endless = batches(references, feedbacks, [(run.seed, run.mix) for run in runs], batch, ABAR)
     stopped: dict[int, str] = {}
     for step, (now, unrelated) in zip(range(steps), endless, strict=False):
@@ -125,12 +125,12 @@ def align(
 
 
 def draw(
-    model: Denoiser, n: int = 3500, *, condition: Tensor | float = 0.0, steps: int = 20, seed: int = 0
+    model: Denoiser, n: int = 3500, *, condition: Tensor | float = 0.0, ddim_steps: int = 20, seed: int = 0
 ) -> Tensor:
     """Samples of every run, (runs, n, 2) in the data's units, by DDIM from the same noise."""
     noise = torch.randn(1, n, 2, generator=generator("draw", seed)).expand(model.runs, -1, -1)
-    blocks = noise.split(max(64, 4096 // model.runs), dim=1)  # that stay in the processor's cache
-    samples = [last(sample(lambda x, t: model(x, t, condition), xt, ABAR, steps)) for xt in blocks]
+    blocks = noise.split(max(64, 2048 // model.runs), dim=1)  # that stay in the processor's cache
+    samples = [last(sample(lambda x, t: model(x, t, condition), xt, ABAR, ddim_steps)) for xt in blocks]
     return model.decode(torch.cat(samples, 1))
 
 

@@ -9,6 +9,7 @@ Source of the first three: Li et al. 2024 (Diffusion-KTO), Figures 3 and 9.
 """
 
 import importlib.util
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def loss_averse(x: Tensor) -> Tensor:
 
 
 def risk_seeking(x: Tensor) -> Tensor:
-    """U(x) = -log sigmoid(-x), convex, as the paper prints it. Slope sigmoid(x): the more is won
-    already the harder it pulls, also away from disliked examples, without bound: it diverges."""
+    """U(x) = -log sigmoid(-x), convex, as the paper prints it. Slope sigmoid(x): what is won already
+    pulls hardest, what is lost no longer pulls. Pushing disliked examples away is won without end, and
+    the liked ones that are harmed by it fall silent: it diverges."""
     return -F.logsigmoid(-x)
 
 
@@ -50,7 +52,8 @@ risk_seeking_bounded.sign_outside = True  # read by toy.losses.diffusion_kto
 
 
 def linear(x: Tensor) -> Tensor:
-    """U(x) = x, risk-neutral. Slope 1 everywhere: every example pulls alike, forever."""
+    """U(x) = x, risk-neutral. Slope 1 everywhere: every example pulls alike, forever, so pushing
+    disliked ones away has no end either; liked ones pull back, for a while."""
     return x
 
 
@@ -104,10 +107,12 @@ def load_utility(spec: str) -> Utility:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"{file} does not import: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{file} does not import: {what}") from error
     utility = getattr(module, name, None)
     if not callable(utility):
-        raise InputError(f"{file} has no function '{name}'")
+        others = ", ".join(k for k, v in vars(module).items() if inspect.isfunction(v)) or "none"
+        raise InputError(f"{file} has no function '{name}'; its functions: {others}")
     check_utility(utility, spec)
     return utility
 
@@ -124,7 +129,8 @@ def check_utility(utility: Utility, name: str) -> list[str]:
         half = utility(x[:500])
         alone = utility(x[500:501])
     except Exception as error:
-        raise InputError(f"utility {name} fails on a tensor: {type(error).__name__}: {error}") from error
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"utility {name} fails on a tensor, use torch functions only: {what}") from error
     if not isinstance(u, Tensor):
         raise InputError(f"utility {name} returns {type(u).__name__}, not a tensor: keep to torch functions")
     if u.shape != x.shape or alone.shape != (1,):
@@ -148,5 +154,5 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     warnings = []
     if (slopes < 0).any():
         low, high = x[slopes < 0].min().item(), x[slopes < 0].max().item()
-        warnings.append(f"{name} falls somewhere in x = {low:g} to {high:g}: there, better is worse")
+        warnings.append(f"{name} has a negative slope within x = {low:g} to {high:g}: it pulls the wrong way")
     return warnings
