@@ -13,6 +13,7 @@ figure6: $(VENV)/base
 
 figures: $(VENV)/base
 	$(RUN) -m toy figure6 --seeds 10 --out figures
+	for world in moons rings grid; do $(RUN) -m toy figure6 --world $$world --seeds 5 --out figures || exit; done
 	$(RUN) -m toy utilities --out figures
 	$(RUN) -m toy sweep --seeds 10 --out figures
 

@@ -135,3 +135,19 @@ def test_a_summary_means_over_seeds():
     assert entry["balance"] == pytest.approx(0.6) and entry["seeds"] == 2
     assert entry["half_width"] == pytest.approx(12.7062 * 0.1, rel=1e-3)
     assert math.isnan(s.summarize(entries[:1])[0]["half_width"])
+
+
+def test_a_perfect_copy_of_overlapping_classes_is_beaten_by_giving_way(figure):
+    _, summary, before, _ = figure
+    copy = s.copy_balance(figure6(), before)
+    assert 0.55 < copy < 0.75 < summary["kahneman_tversky"]["balance"]
+
+
+def test_samples_far_away_have_left_the_data():
+    theirs = [(0.9, 0.8, 1.0), (0.8, 0.7, 0.95)]
+    assert "they have left the data" in s.verdict(rows([(0.0, -50.0, 1.0), (0.0, -40.0, 1.0)], theirs))
+
+
+def test_the_cache_knows_how_its_model_was_made(cache, figure):
+    with s.safe_open(cache / "figure6-0.safetensors", "pt") as file:
+        assert {"steps", "batch", "lr", "seed", "points", "width"} == set(file.metadata())
