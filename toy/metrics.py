@@ -17,8 +17,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 64) -> float:
     evenly spaced directions in the half circle, so that it has no randomness of its own.
     """
     angle = torch.arange(directions) * (torch.pi / directions)
-    axes = torch.stack([angle.cos(), angle.sin()]).to(x)
-    gap = (x @ axes).sort(0).values - (y @ axes).sort(0).values
+    axes = torch.stack([angle.cos(), angle.sin()], 1).to(x)
+    gap = (axes @ x.T).sort().values - (axes @ y.T).sort().values
     return gap.square().mean().sqrt().item()
 
 
