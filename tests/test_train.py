@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toy import data, losses
+from toy import data, losses, train
+from toy.batches import denoising_error
 from toy.diffusion import add_noise
 from toy.errors import InputError
 from toy.metrics import judge
@@ -193,3 +194,48 @@ def test_what_cannot_be_aligned_is_refused(pretrained, points):
 
 def test_odd_batches_are_fine_without_pairs(pretrained, points):
     assert next(align(pretrained, points, [replace(Run(), seed=3)], batch=7)).loss.isfinite().all()
+
+
+def test_every_setting_reaches_training(pretrained, points):
+    changes = [
+        {},
+        {"beta": 1.0},
+        {"gamma": 0.5},
+        {"seed": 1},
+        {"utility": loss_averse},
+        {"reference_point_from": "none"},
+        {"reference_point_from": "mismatched"},
+        {"weight_desirable": 2.0},
+        {"weight_undesirable": 2.0},
+        {"objective": "sft"},
+        {"objective": "csft"},
+        {"objective": "diffusion_dpo"},
+        {"objective": "smpo"},
+    ]
+    state = last(align(pretrained, points, [Run(**change) for change in changes], steps=20))
+    results = [weights(state, i) for i in range(len(changes))]
+    for i, one in enumerate(results):
+        for j in range(i):
+            assert not torch.allclose(one, results[j], rtol=1e-4, atol=1e-6), (changes[i], changes[j])
+
+
+def test_smpo_trains_on_the_inversion_by_its_policy_as_it_is_now(pretrained, points, monkeypatch):
+    invert, asked = train.invert, []
+
+    def spy(policy, x0, t, abar):
+        asked.append((weights_of(policy), invert(policy, x0, t, abar)))
+        return asked[-1][1]
+
+    monkeypatch.setattr(train, "invert", spy)
+    errors = []
+    monkeypatch.setattr(
+        train,
+        "denoising_error",
+        lambda model, xt, *rest: errors.append(xt) or denoising_error(model, xt, *rest),
+    )
+    before = weights_of(pretrained)
+    for step, state in enumerate(align(pretrained, points, [Run("smpo"), Run()], steps=3)):
+        policy, xt = asked[step]
+        assert torch.equal(policy, before)
+        assert torch.equal(errors[-1][0], xt[0])  # what the policy was trained on
+        before = weights(state, 0)
