@@ -106,7 +106,7 @@ def rows(yours, theirs):
     """Rows of two runs with the given balances, alignments and avoidances by seed."""
     keys = ("balance", "alignment", "avoidance")
     return [
-        {"name": name, "seed": seed, **dict(zip(keys, values, strict=True))}
+        {"name": name, "seed": seed, "stopped": None, **dict(zip(keys, values, strict=True))}
         for name, all_values in (("yours", yours), ("kahneman_tversky", theirs))
         for seed, values in enumerate(all_values)
     ]
@@ -146,6 +146,14 @@ def test_a_perfect_copy_of_overlapping_classes_is_beaten_by_giving_way(figure):
 def test_samples_far_away_have_left_the_data():
     theirs = [(0.9, 0.8, 1.0), (0.8, 0.7, 0.95)]
     assert "they have left the data" in s.verdict(rows([(0.0, -50.0, 1.0), (0.0, -40.0, 1.0)], theirs))
+
+
+def test_a_loss_that_broke_is_part_of_the_verdict():
+    theirs = [(0.9, 0.8, 1.0), (0.8, 0.7, 0.95)]
+    ours = rows(theirs, theirs)
+    assert "broke" not in s.verdict(ours)
+    ours[0]["stopped"] = "loss not finite at step 9"
+    assert s.verdict(ours).endswith("its loss broke on 1 of 2 seeds.")
 
 
 def test_the_cache_knows_how_its_model_was_made(cache, figure):

@@ -192,6 +192,15 @@ def test_what_cannot_be_aligned_is_refused(pretrained, points):
             next(align(*arguments[:3], batch=arguments[3]))
 
 
+def test_a_utility_may_be_any_callable_and_answer_in_double(pretrained, points):
+    class Tanh:
+        def __call__(self, x):
+            return torch.tanh(x.double())
+
+    run = Run(utility=Tanh())
+    assert next(align(pretrained, points, [run])).loss.isfinite().all() and "with Tanh" in str(run)
+
+
 def test_odd_batches_are_fine_without_pairs(pretrained, points):
     assert next(align(pretrained, points, [replace(Run(), seed=3)], batch=7)).loss.isfinite().all()
 

@@ -44,8 +44,15 @@ class Run:
         """What its batches hold: gamma of desirable examples, or None for pairs."""
         return None if self.objective in ("diffusion_dpo", "smpo") else self.gamma
 
+    @property
+    def utility_name(self) -> str | None:
+        """The utility's name, None for objectives that have none."""
+        if self.objective != "diffusion_kto":
+            return None
+        return getattr(self.utility, "__name__", type(self.utility).__name__)
+
     def __str__(self) -> str:
-        utility = f" with {self.utility.__name__}" if self.objective == "diffusion_kto" else ""
+        utility = f" with {self.utility_name}" if self.utility_name else ""
         return f"{self.objective}{utility}, beta {self.beta:g}, seed {self.seed}"
 
 

@@ -32,7 +32,7 @@ def study(
     seed, the pretrained models' metrics by seed, seed 0's samples by name). `seconds` is a run's
     share of its ensemble's training and sampling time."""
     folder = output_folder(cache, "--cache")
-    rows, before, samples = [], [], {}
+    rows, before, samples, broken = [], [], {}, defaultdict(list)
     title = f"{len(runs)} runs x {seeds_text(seeds)}" + (f", {flipped:.0%} flipped" if flipped else "")
     together = max(1, ENSEMBLE // len(runs))  # seeds in one ensemble
     calls = [list(range(seeds))[i : i + together] for i in range(0, seeds, together)]
@@ -53,15 +53,15 @@ def study(
                     samples["pretrained"] = start_points
             for i, (name, run) in enumerate(seeded):
                 stopped = state.stopped.get(i)
+                if stopped:
+                    broken[name].append(stopped)
                 if run.seed == 0:
                     samples[name] = points[i]
-                    if stopped:
-                        tqdm.write(stopped)
                 rows.append(
                     {
                         "name": name,
                         "objective": run.objective,
-                        "utility": run.utility.__name__ if run.objective == "diffusion_kto" else None,
+                        "utility": run.utility_name,
                         "beta": run.beta,
                         "gamma": run.gamma,
                         "flipped": flipped,
@@ -71,6 +71,9 @@ def study(
                         "stopped": stopped,
                     }
                 )
+    for messages in broken.values():
+        more = f" (so were {len(messages) - 1} more of its seeds)" if len(messages) > 1 else ""
+        print(messages[0] + more)
     return rows, before, samples
 
 
@@ -147,6 +150,8 @@ def verdict(rows: list[dict]) -> str:
     where = " and ".join(how) or "no nearer to either class, as far as these seeds tell"
     if math.fsum(r["yours"]["alignment"] for r in by_seed.values()) < 0:
         where = "farther from the liked ones than before alignment: they have left the data"
+    broke = sum(r["yours"]["stopped"] is not None for r in by_seed.values())
+    where += f"; its loss broke on {broke} of {len(by_seed)} seeds" if broke else ""
     return f"Yours {word or 'cannot be told apart from'} Kahneman-Tversky, {sure}; its samples lie {where}."
 
 

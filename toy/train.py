@@ -113,7 +113,7 @@ def align(
         loss, total, watch = error.new_zeros(len(runs)), 0.0, []
         for members, run, beta in together:
             group_loss, _ = call_loss(run, beta, error, z0, now, members, watch=False)
-            loss[members] = group_loss.detach()
+            loss[members] = group_loss.detach().to(loss)
             total = total + group_loss.sum()  # runs share no weights: the sum trains each alone
             watch.append((members, partial(call_loss, run, beta, error.detach(), z0, now, members)))
         total.backward()
@@ -160,7 +160,7 @@ def _find_broken(loss: Tensor, policy: Denoiser, runs: list[Run], step: int, sto
     health = loss + policy.bias3.grad.sum((1, 2))
     if not health.sum().isfinite():
         for i in (~health.isfinite()).nonzero().flatten().tolist():
-            stopped.setdefault(i, f"{runs[i]}: loss not finite at step {step + 1}, this run stops here")
+            stopped.setdefault(i, f"{runs[i]}: loss not finite at step {step + 1}, stopped there")
 
 
 def _check(models: list[Denoiser], feedbacks: list[Feedback], runs: list[Run], batch: int) -> None:
