@@ -7,7 +7,8 @@ g = err_reference - err_policy: how much better the policy denoises it than the 
 All inputs are (B,) float tensors of any dtype and device. They may have leading axes, (..., B):
 independent runs side by side. Half precision is raised to float32 before any arithmetic.
 Each loss returns (loss, metrics): a scalar per run, and detached scalars worth watching, in which
-the mean over a class that is absent from the batch is 0.
+the mean over a class that is absent from the batch is 0. With small batches the metrics cost as
+much as the loss: watch=False leaves them out.
 """
 
 import torch
@@ -57,9 +58,9 @@ def diffusion_kto(
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-KTO: mean of w * (1 - U(x)), x = s * beta * (g - z0), s = +1 desirable, -1 undesirable.
 
-    reference_point is the value of z0, from the function of that name. A utility with the
-    attribute sign_outside = True has the value s * U(s * x) instead of U(x). With U = sigmoid the loss is
-    0.5 at the start, where policy and reference agree. Li et al. 2024.
+    reference_point is the value of z0, from the function of that name. A utility with the attribute
+    sign_outside = True has the value s * U(s * x) instead of U(x). With U = sigmoid the loss is 0.5
+    at the start, where policy and reference agree. Li et al. 2024.
     """
     g = _reward(policy_error, reference_error)
     s = torch.where(desirable, 1.0, -1.0).to(g)
