@@ -214,3 +214,22 @@ def test_the_same_inversion_serves_image_latents():
     xt = d.invert(gaussian_eps(0.0, 1.0, abar), x0, T, abar)
     assert xt.shape == x0.shape and not xt.requires_grad
     torch.testing.assert_close(xt, x0, rtol=0, atol=0.1)  # N(0, 1) is carried onto itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_latents_do_not_round_the_schedule(dtype):
+    abar = d.scaled_linear_schedule()
+    x0, eps = (x.to(dtype) for x in images())
+    for function in (d.add_noise, d.velocity):
+        exact = function(x0.double(), T, eps.double(), abar.double())
+        torch.testing.assert_close(function(x0, T, eps, abar).double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_all_of_it_stays_on_the_device_of_its_input():
+    """The meta device computes nothing, but refuses to mix with another."""
+    abar, x0 = d.linear_schedule(), torch.empty(5, 4, 8, 8, device="meta")
+    t = torch.empty(5, dtype=torch.long, device="meta")
+    for x in d.sample(lambda x, t: x, x0, abar, steps=3):
+        assert x.device.type == "meta"
+    assert d.invert(lambda x, t: x, x0, t, abar).device.type == "meta"
+    assert d.add_noise(x0, t, x0, abar).device.type == "meta"

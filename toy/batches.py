@@ -93,7 +93,7 @@ def batches(
         with torch.no_grad():
             flat = (xt.flatten(1, 2), t.flatten(1), eps.flatten(1, 2))
             error = denoising_error(reference, *flat).view(t.shape)
-        drawn = [v[stream_of] for v in (x0, t, eps, xt, desirable, score[index], error)]
-        steps = [Batch(*(value[:, k] for value in drawn)) for k in range(ahead)]
+        seen = [v[stream_of] for v in (x0, t, eps, xt, desirable, score[index], error)]  # by every run
+        steps = [Batch(*(value[:, k] for value in seen)) for k in range(ahead)]
         for k in range(ahead):
             yield steps[k], steps[k - 1]

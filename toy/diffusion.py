@@ -88,7 +88,7 @@ def sample(
     eta = 0 is DDIM (no randomness), eta = 1 with steps = len(abar) is DDPM. The last x yielded is
     the sample. Runs without gradient.
     """
-    last = torch.tensor(len(abar) - 1)
+    last = torch.tensor(len(abar) - 1, device=xt.device)
     for k in range(steps, 0, -1):
         t, t_next = _stride(last, k, steps), _stride(last, k - 1, steps)
         with torch.no_grad():
@@ -123,6 +123,8 @@ def _stride(t: Tensor, k: int, steps: int) -> Tensor:
 
 
 def _signal(abar: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    """abar[t], 1 for t = -1, shaped to broadcast over the dimensions of each example in x."""
-    a = torch.where(t < 0, 1.0, abar.to(x)[t.clamp(min=0)])
+    """abar[t], 1 for t = -1, shaped to broadcast over the dimensions of each example in x. In float32
+    or better whatever x is: half precision would round 1 - abar to nothing at small t."""
+    abar = abar.to(x.device, torch.promote_types(x.dtype, torch.float32))
+    a = torch.where(t < 0, 1.0, abar.take(t.clamp(min=0)))  # abar[t] would read a single t back from a GPU
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a

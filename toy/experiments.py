@@ -31,6 +31,7 @@ PAPER = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 
 def figure6(out: str, seeds: int, cache: str, world: str = "figure6", beta: float = BETA) -> list[Path]:
     """The paper's Figure 6: every objective at one beta, samples and numbers, drawn and saved."""
+    place = _world(world)
     output_folder(out)
     runs = [
         ("sft", Run("sft")),
@@ -43,7 +44,7 @@ def figure6(out: str, seeds: int, cache: str, world: str = "figure6", beta: floa
         ),
     ]
     note = f"beta {beta:g}, gamma 0.8, {seeds_text(seeds)}, dots of seed 0; liked solid, disliked dashed"
-    fig, content = _compare(_world(world), runs, seeds, cache, note)
+    fig, content = _compare(place, runs, seeds, cache, note)
     return _save(out, "figure6", world, fig, content)
 
 
@@ -56,13 +57,13 @@ def utilities(out: str, extra: list[str]) -> list[Path]:
 def try_utility(utility: str, out: str, seeds: int, cache: str, world: str, beta: float) -> list[Path]:
     """Align with the user's utility beside the paper's three, and say how it differs from
     Kahneman-Tversky."""
+    mine, place = load_utility(utility), _world(world)
     output_folder(out)
-    mine = load_utility(utility)
     for warning in check_utility(mine, utility):
         print(f"warning: {warning}")
     runs = [("yours", Run(utility=mine, beta=beta)), *(_kto(name, beta) for name in PAPER)]
     note = f"{utility}, beta {beta:g}, gamma 0.8, {seeds_text(seeds)}"
-    fig, content = _compare(_world(world), runs, seeds, cache, note)
+    fig, content = _compare(place, runs, seeds, cache, note)
     content |= {"utility": utility, "verdict": verdict(content["rows"])}
     print(content["verdict"])
     return _save(out, "try", world, fig, content)
@@ -70,8 +71,8 @@ def try_utility(utility: str, out: str, seeds: int, cache: str, world: str, beta
 
 def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path]:
     """The paper's Figure 8 in 2-D: balance over gamma, beta and label noise, and for each utility."""
-    output_folder(out)
     place = _world(world)
+    output_folder(out)
     clean = [
         *(_kto(name, BETA, gamma) for name in PAPER for gamma in GAMMAS),
         *(_kto(name, beta) for name in PAPER for beta in BETAS),

@@ -45,7 +45,7 @@ def judge(samples: Tensor, world: World, seed: int = 0) -> dict[str, float]:
 def compare(judged: dict[str, float], pretrained: dict[str, float]) -> dict[str, float]:
     """The same with alignment = 1 - distance / the pretrained model's, avoidance = 1 -
     undesirable_rate / the pretrained model's, and balance, their harmonic mean (0 where either is
-    not positive): 1 is perfect, 0 is no better than not having trained."""
+    not positive). Where the classes overlap a perfect copy of P_d stays below 1, for its share of them."""
     alignment = 1 - judged["distance"] / pretrained["distance"]
     avoidance = 1 - judged["undesirable_rate"] / pretrained["undesirable_rate"]
     positive = alignment > 0 and avoidance > 0
