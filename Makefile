@@ -32,7 +32,7 @@ $(VENV)/base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev: $(VENV)/base
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[sd,dev]'
 	@touch $@
 
 .PHONY: figure6 figures test lint

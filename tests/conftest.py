@@ -1,5 +1,7 @@
 """What several tests share: a small pretrained model, made once."""
 
+import sd  # noqa: F401 isort: skip (before torch: it makes threads share the machine)
+
 import pytest
 import torch
 
@@ -27,3 +29,91 @@ def points(world) -> data.Feedback:
 def pretrained(world) -> Denoiser:
     """Trained briefly: enough to start from, not to judge."""
     return last(pretrain(world.base(5000, data.generator("test", 0)), steps=200)).policy
+
+
+@pytest.fixture(scope="session")
+def red(tmp_path_factory):
+    """A small data set of likes and pairs: 24 red images, and the same 24 as they were."""
+    from sd import shapes
+
+    folder = tmp_path_factory.mktemp("red")
+    shapes.write_feedback(folder, "red", count=24)
+    return folder
+
+
+@pytest.fixture
+def config(red, tmp_path):
+    """Makes settings of a short run on the tiny pipeline."""
+    from sd.config import Config
+    from sd.tiny import PIPELINE
+
+    def make(**changes):
+        usual = {
+            "model": str(PIPELINE),
+            "data": str(red),
+            "out": str(tmp_path / "run"),
+            "beta": 30.0,
+            "steps": 4,
+        }
+        usual |= {"batch": 4, "lr": 1e-4, "warmup": 0, "precision": "fp32", "workers": 0, "log_every": 1}
+        return Config(**usual | changes)
+
+    return make
+
+
+@pytest.fixture
+def example():
+    """Makes an index of rows written to a CSV beside 16 x 16 images a.png to f.png."""
+    from PIL import Image
+
+    from sd.data import find_csv, open_index
+
+    def make(folder, *rows, name="feedback.csv", **options):
+        for i, letter in enumerate("abcdef"):
+            Image.new("RGB", (16, 16), (40 * i, 0, 0)).save(folder / f"{letter}.png")
+        (folder / name).write_text("\n".join(rows) + "\n")
+        return open_index(find_csv(str(folder / name), False), folder, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction) and XL, the latter untrained."""
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from sd import models
+    from sd.tiny import PIPELINE
+
+    folder = tmp_path_factory.mktemp("kinds")
+    v2 = models.load(PIPELINE)
+    eps = v2.scheduler
+    v2.register_modules(
+        scheduler=DDIMScheduler.from_config(v2.scheduler.config, prediction_type="v_prediction")
+    )
+    v2.save_pretrained(folder / "v2")
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        vocab_size=600, max_position_embeddings=16, projection_dim=24, eos_token_id=1, **small
+    )
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        attention_head_dim=(2, 4),
+        norm_num_groups=8,
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 24,
+    )
+    parts = {"text_encoder": CLIPTextModel(text), "text_encoder_2": CLIPTextModelWithProjection(text)}
+    parts |= {"tokenizer": v2.tokenizer, "tokenizer_2": v2.tokenizer, "vae": v2.vae, "unet": unet}
+    StableDiffusionXLPipeline(scheduler=eps, **parts, add_watermarker=False).save_pretrained(folder / "xl")
+    return {"v1": PIPELINE, "v2": folder / "v2", "xl": folder / "xl"}

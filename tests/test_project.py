@@ -16,7 +16,8 @@ def names(requirements):
 
 def test_everything_the_tests_install_is_pinned():
     pinned = names(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
-    assert names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]) <= pinned
+    extras = PROJECT["optional-dependencies"]
+    assert names(PROJECT["dependencies"] + extras["sd"] + extras["dev"]) <= pinned
 
 
 def test_conda_installs_the_same_project():

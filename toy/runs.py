@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from toy import losses
-from toy.batches import Batch
 from toy.errors import InputError
 from toy.utilities import Utility, kahneman_tversky
 
@@ -71,11 +70,20 @@ def groups(runs: list[Run]) -> list[tuple[Tensor, Run, Tensor]]:
 
 
 def call_loss(
-    run: Run, beta: Tensor, policy_error: Tensor, z0: Tensor, now: Batch, members: Tensor, watch: bool
+    run: Run,
+    beta: float | Tensor,
+    policy_error: Tensor,
+    reference_error: Tensor,
+    desirable: Tensor,
+    score: Tensor,
+    z0: Tensor,
+    watch: bool = True,
 ) -> tuple[Tensor, losses.Metrics]:
-    """Call the loss of a group of runs: (loss (members,), metrics)."""
-    policy_error, reference_error = policy_error[members], now.reference_error[members]
-    desirable = now.desirable[members]
+    """The loss that a run's settings name, on (..., B) errors: (loss, metrics).
+
+    For the losses on pairs the first half of B are winners and, in the same order, the second half
+    losers; score is then what a reward model gives each (used by smpo), else it is not read.
+    """
     if run.objective == "sft":
         return losses.sft(policy_error, desirable)
     if run.objective == "csft":
@@ -87,7 +95,7 @@ def call_loss(
             desirable,
             utility=run.utility,
             beta=beta,
-            reference_point=0.0 if run.reference_point_from == "none" else z0[members][:, None],
+            reference_point=0.0 if run.reference_point_from == "none" else z0,
             weight_desirable=run.weight_desirable,
             weight_undesirable=run.weight_undesirable,
             watch=watch,
@@ -95,6 +103,6 @@ def call_loss(
     pairs = (*policy_error.chunk(2, -1), *reference_error.chunk(2, -1))
     if run.objective == "diffusion_dpo":
         return losses.diffusion_dpo(*pairs, beta=beta, watch=watch)
-    winner, loser = now.score[members].chunk(2, -1)
+    winner, loser = score.chunk(2, -1)
     probability = torch.sigmoid(winner - loser)  # the softmax over two scores
     return losses.smpo(*pairs, probability, beta=beta, watch=watch)

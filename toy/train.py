@@ -112,10 +112,11 @@ def align(
             z0[mismatched] = _mismatched(unrelated, mismatched, policy)
         loss, total, watch = error.new_zeros(len(runs)), 0.0, []
         for members, run, beta in together:
-            group_loss, _ = call_loss(run, beta, error, z0, now, members, watch=False)
+            seen = [v[members] for v in (now.reference_error, now.desirable, now.score, z0[:, None])]
+            group_loss, _ = call_loss(run, beta, error[members], *seen, watch=False)
             loss[members] = group_loss.detach().to(loss)
             total = total + group_loss.sum()  # runs share no weights: the sum trains each alone
-            watch.append((members, partial(call_loss, run, beta, error.detach(), z0, now, members)))
+            watch.append((members, partial(call_loss, run, beta, error[members].detach(), *seen)))
         total.backward()
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:

@@ -1,0 +1,85 @@
+"""What each step trains on, by counter: all that is random in an example follows from (seed, step, slot).
+
+A slot is an example's place in the whole batch of all processes, so that a resumed run, or one on another
+number of processes, sees the same numbers. Nothing else about the data needs to be saved.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sd.cache import CSFT, Cache, read_image
+from sd.config import Config
+
+Batch = dict[str, Tensor | list[str]]
+
+
+def draws(seed: int, step: int, slot: int) -> np.random.Generator:
+    """A generator of its own for each example of each step."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, step, slot]))
+
+
+class Batches(Dataset):
+    """Batch number k of this process: per image t (B,), eps and x0 (B, C, h, w), text (B, L, D),
+    desirable (B,), score (B,), for XL pooled and sizes. Pairs are 2B images, winners before losers, with
+    t, eps and caption in common. Without a cache: pixels, noise and captions in place of x0 and text.
+    """
+
+    def __init__(self, cache: Cache, config: Config, timesteps: int, process: int = 0):
+        self.cache, self.config, self.timesteps, self.process = cache, config, timesteps, process
+
+    def __len__(self) -> int:
+        return self.config.steps * self.config.accumulate
+
+    def __getitem__(self, k: int) -> Batch:
+        first = self.process * self.config.batch
+        examples = [self.example(k, first + i) for i in range(self.config.batch)]
+        images = [image for side in zip(*examples, strict=True) for image in side]
+        columns = {name: [image[name] for image in images] for name in images[0]}
+        return {
+            name: v if name == "captions" else torch.from_numpy(np.stack(v)) for name, v in columns.items()
+        }
+
+    def example(self, step: int, slot: int) -> list[dict]:
+        """The image, or the two of a pair, of a slot."""
+        rng = draws(self.config.seed, step, slot)
+        numbers = self._choose(rng)
+        shared = {"t": rng.integers(self.timesteps), "eps": rng.standard_normal(self.cache.shape, np.float32)}
+        dropped = rng.random() < self.config.prompt_dropout
+        return [shared | self._image(number, dropped, rng) for number in numbers]
+
+    def _choose(self, rng: np.random.Generator) -> list[int]:
+        """A pair, or an image: desirable with probability gamma, uniform within its class."""
+        index, gamma = self.cache.index, self.config.run.mix
+        while True:
+            if gamma is None:
+                number = 2 * int(rng.integers(index.liked))
+                numbers = [number, number + 1]
+            elif rng.random() < gamma:
+                numbers = [int(rng.integers(index.liked))]
+            else:
+                numbers = [int(rng.integers(index.liked, index.images))]
+            if self.cache.usable(numbers[0]):
+                return numbers
+
+    def _image(self, number: int, dropped: bool, rng: np.random.Generator) -> dict:
+        index, cache, config = self.cache.index, self.cache, self.config
+        image = index.image(number)
+        score = 0.0 if image.score is None else index.normalised(image.score)
+        out = {"desirable": np.bool_(image.desirable), "score": np.float32(score)}
+        mirrored = config.flip and rng.random() < 0.5
+        noise = rng.standard_normal(self.cache.shape, np.float32)  # of the VAE's own spread
+        said = 0 if dropped else image.caption
+        if config.cached:
+            mean, deviation = np.split(cache.images["latents"][number, int(mirrored)].astype(np.float32), 2)
+            out["x0"] = mean + deviation * noise
+            for name, texts in cache.texts.items():
+                out[name] = texts[said, image.desirable % texts.shape[1]].astype(np.float32)
+            sizes = cache.images["sizes"][number]
+        else:
+            pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, rng)
+            prefix = CSFT[image.desirable] if config.objective == "csft" and said else ""
+            out |= {"pixels": (pixels.flip(-1) if mirrored else pixels).numpy(), "noise": noise}
+            out["captions"] = prefix + index.caption(said)
+        return out | {"sizes": np.asarray(sizes, np.float32)}

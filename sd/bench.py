@@ -1,0 +1,192 @@
+"""How fast a training step is: python -m sd.bench --model sd15, a UNet of published size with random weights.
+
+The real step of sd.trainer on made examples, with its loader; images per second, peak memory, and the
+share of the device's own matrix product rate, measured in the same run. No download; on a CPU the tiny size.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sd import models
+from sd.cache import Cache
+from sd.config import Config
+from sd.data import Image
+from sd.trainer import Trainer, make_accelerator
+from toy.__main__ import Parser, number
+from toy.errors import InputError
+
+XL = {
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "use_linear_projection": True,
+}
+# published configurations: what differs from UNet2DConditionModel's defaults
+SIZES = {
+    "tiny": None,
+    "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd21": {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
+             "use_linear_projection": True},
+    "sdxl": XL | {"sample_size": 128, "cross_attention_dim": 2048},
+}  # fmt: skip
+TOKENS = 77
+
+
+def make_unet(size: str) -> UNet2DConditionModel:
+    if SIZES[size] is None:
+        from sd.tiny import _unet
+
+        return _unet()
+    return UNet2DConditionModel(**SIZES[size])
+
+
+class MadeUp:
+    """An index of random examples."""
+
+    paired, images, liked, captions, lowest = False, 64, 32, 8, None
+
+    def image(self, i: int) -> Image:
+        return Image("", 1 + i % (self.captions - 1), int(i < self.liked), None, i)
+
+
+def made_up_cache(unet: UNet2DConditionModel) -> Cache:
+    rng, side, index = np.random.default_rng(0), unet.config.sample_size, MadeUp()
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32).astype(np.float16)
+
+    images = {"latents": abs(normal(index.images, 1, 2 * unet.config.in_channels, side, side))}
+    images |= {"sizes": np.full((index.images, 6), 8 * side), "unreadable": np.zeros(index.images, bool)}
+    texts = {"text": normal(index.captions, 1, TOKENS, unet.config.cross_attention_dim)}
+    if unet.config.addition_embed_type:
+        texts["pooled"] = normal(index.captions, 1, 1280)
+    return Cache(index, 8 * side, (unet.config.in_channels, side, side), images, texts)
+
+
+def forward_flop(size: str) -> int:
+    """Floating-point operations of one image's forward pass, counted by torch without doing them."""
+    with torch.device("meta"):
+        unet = make_unet(size)
+        side, inputs = unet.config.sample_size, unet.config.in_channels
+        condition = {"text": torch.empty(1, TOKENS, unet.config.cross_attention_dim)}
+        if unet.config.addition_embed_type:
+            condition |= {"pooled": torch.empty(1, 1280), "sizes": torch.empty(1, 6)}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            models.predict(
+                unet, torch.empty(1, inputs, side, side), torch.zeros(1, dtype=torch.long), condition
+            )
+    return counter.get_total_flops()
+
+
+def passes(config: Config) -> int:
+    """Forward-pass equivalents of a step: policy forward, its backward (2, or 1 with frozen weights), the
+    reference, and once more forward with checkpointing."""
+    return (4 if config.tune == "full" else 3) + config.gradient_checkpointing
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine_rate(precision: str) -> float:
+    """FLOP/s of one large matrix product in the training precision: the median of several."""
+    side = 8192 if torch.cuda.is_available() else 1024
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.randn(side, side, device=device, dtype=models.PRECISIONS[precision])
+    times = []
+    for _ in range(12):
+        synchronise()
+        start = time.perf_counter()
+        a @ a
+        synchronise()
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / statistics.median(times[2:])
+
+
+def measure(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
+    """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
+    unet = make_unet(size)
+    kind = "v_prediction" if size == "sd21" else "epsilon"
+    pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
+    trainer = Trainer(config, make_accelerator(config), pipeline, made_up_cache(unet), {})
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    steps: Iterator = trainer.steps()
+    for _ in range(5):  # compiles, tunes, fills the loader
+        next(steps)
+    rates, per_round = [], 1
+    before = machine_rate(config.precision)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rates) < 3:
+        synchronise()
+        start = time.perf_counter()
+        for _ in range(per_round):
+            next(steps)
+        synchronise()
+        rates.append(per_round * config.batch / (time.perf_counter() - start))
+    rate = statistics.median(rates)
+    machine = statistics.median([before, machine_rate(config.precision)])
+    memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
+    return rate, memory, rate * passes(config) * forward_flop(size) / machine
+
+
+def main(argv: list[str] | None = None) -> int:
+    gpu = torch.cuda.is_available()
+    parser = Parser(
+        "python -m sd.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=SIZES, default="sd15" if gpu else "tiny", help="size of the UNet")
+    parser.add_argument(
+        "--batch", type=number(0, 4096, int), default=32, metavar="N", help="images per step (32)"
+    )
+    parser.add_argument("--precision", choices=models.PRECISIONS, default="bf16" if gpu else "fp32")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="measure with torch.compile too")
+    parser.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="for each row (20)")
+    try:
+        options = parser.parse_args(argv)
+        name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+        print(
+            f"{options.model}, batch {options.batch}, {options.precision}, torch {torch.__version__}, {name}"
+        )
+        print(f"forward pass: {forward_flop(options.model) / 1e12:.4f} TFLOP per image")
+        print(f"{'':18}{'images/s':>10}{'ms/step':>10}{'GB':>8}{'of matmul':>11}")
+        with tempfile.TemporaryDirectory() as out:
+            config = Config(
+                model="-", data="-", out=out, batch=options.batch, precision=options.precision, steps=10**9,
+                save_every=10**9, log_every=10**9, warmup=0, workers=4 if gpu else 0,
+                gradient_checkpointing=options.gradient_checkpointing,
+            )  # fmt: skip
+            for compiled in (False, True)[: 1 + options.compile]:
+                for tune in ("full", "lora"):
+                    settings = replace(config, tune=tune, compile=compiled)
+                    rate, memory, share = measure(options.model, settings, options.seconds)
+                    row = f"{tune}{', compiled' if compiled else ''}"
+                    print(
+                        f"{row:18}{rate:10.1f}{1000 * options.batch / rate:10.1f}{memory:8.1f}{share:11.2f}"
+                    )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

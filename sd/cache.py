@@ -1,0 +1,271 @@
+"""Images and captions encoded once, on disk: latents, text embeddings, and what is wrong with the data.
+
+Arrays are memory-mapped, so that memory does not grow with the data, and written in chunks that are
+marked when done: the work can stop at any moment and be shared by any number of processes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from sd import models
+from sd.config import Config
+from sd.data import Index
+from toy.errors import InputError
+from toy.files import save_json
+
+CSFT = ("bad image, ", "good image, ")  # what a caption is prefixed with, by desirable
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    Image.DecompressionBombError,
+)  # what PIL raises on broken files
+Arrays = dict[str, np.ndarray]
+
+
+def read_image(path: Path, resolution: int, crop: str = "center", rng=None) -> tuple[Tensor, list[int]]:
+    """Pixels (3, R, R) in [-1, 1], the shorter side resized to R and the rest cropped; and SDXL's six
+    sizes: original height and width, top and left of the crop, target height and width."""
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file).convert("RGB")
+    width, height = image.size
+    scale = resolution / min(width, height)
+    wide, high = (max(resolution, round(side * scale)) for side in (width, height))
+    slack = (high - resolution, wide - resolution)
+    top, left = (int(rng.integers(s + 1)) if crop == "random" else s // 2 for s in slack)
+    image = image.resize((wide, high), Image.Resampling.LANCZOS)
+    image = image.crop((left, top, left + resolution, top + resolution))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+    return pixels, [height, width, top, left, resolution, resolution]
+
+
+@dataclass
+class Cache:
+    """What training reads: encoded images and captions of an index, or with --no-cached their checks only."""
+
+    index: Index
+    pixels: int  # of an image's side
+    shape: tuple[int, ...]  # (C, h, w) of its latents
+    images: Arrays
+    texts: Arrays
+
+    def usable(self, number: int) -> bool:
+        """Whether an image can be read; of a pair, whether both can."""
+        twin = number ^ 1 if self.index.paired else number
+        return not (self.images["unreadable"][number] or self.images["unreadable"][twin])
+
+
+def prepare(
+    config: Config, pipeline: DiffusionPipeline, index: Index, folder: Path, accelerator: Accelerator
+) -> Cache:
+    """Read every image and caption once, and encode them unless --no-cached. What is there already, of the
+    same model, data and settings, is kept."""
+    size = resolution(config, pipeline)
+    shape = (pipeline.vae.config.latent_channels, size // vae_ratio(pipeline), size // vae_ratio(pipeline))
+    about = {"data": index.digest, "resolution": size, "flip": config.flip}
+    arrays = {"unreadable": ((index.images,), "bool"), "digest": ((index.images,), "S16")}
+    if config.cached:
+        about["model"] = models.digest(pipeline.vae)
+        moments = (index.images, 1 + config.flip, 2 * shape[0], *shape[1:])
+        arrays |= {"latents": (moments, "float16"), "sizes": ((index.images, 6), "int32")}
+
+    def encode(chunks: Chunks) -> Iterator[Arrays]:
+        return _encoded_images(config, pipeline, _Files(index, size, chunks))
+
+    chunk = min(64, max(1, 2**21 // size**2))
+    images = _fill(
+        folder / ("images" if config.cached else "checks"), about, arrays, chunk, encode, accelerator
+    )
+    if not config.cached:
+        return Cache(index, size, shape, images, {})
+    prefixes = CSFT if config.objective == "csft" else ("",)
+    about = {
+        "data": index.digest,
+        "model": [models.digest(encoder) for encoder in models.encoders(pipeline)[1:]],
+    }
+    example = {k: v[0] for k, v in models.encode_text(pipeline, [""]).items()}
+    arrays = {k: ((index.captions, len(prefixes), *v.shape), "float16") for k, v in example.items()}
+
+    def encode(chunks: Chunks) -> Iterator[Arrays]:
+        return _encoded_captions(pipeline, index, prefixes, chunks)
+
+    folder /= "captions-csft" if len(prefixes) > 1 else "captions"
+    return Cache(index, size, shape, images, _fill(folder, about, arrays, 32, encode, accelerator))
+
+
+def vae_ratio(pipeline: DiffusionPipeline) -> int:
+    """Pixels per latent, along a side."""
+    return 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+
+
+def resolution(config: Config, pipeline: DiffusionPipeline) -> int:
+    """Pixels of a side. Raises InputError for one that the model cannot work on."""
+    step = vae_ratio(pipeline) * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+    if config.resolution % step or config.resolution < 0:
+        raise InputError(f"--resolution must be a multiple of {step} for this model, not {config.resolution}")
+    return config.resolution or pipeline.unet.config.sample_size * vae_ratio(pipeline)
+
+
+@dataclass
+class Chunks:
+    """Chunks of numbers below `count`, those of them that are still to do."""
+
+    todo: np.ndarray
+    size: int
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, k: int) -> range:
+        first = int(self.todo[k]) * self.size
+        return range(first, min(self.count, first + self.size))
+
+
+def _fill(
+    folder: Path,
+    about: dict,
+    arrays: dict[str, tuple],
+    size: int,
+    encode: Callable[[Chunks], Iterator[Arrays]],
+    accelerator: Accelerator,
+) -> Arrays:
+    """The arrays of a folder, {name: (shape, dtype)}, completed by all processes in chunks of `size`."""
+    count = next(iter(arrays.values()))[0][0]
+    kinds = arrays | {"done": ((-(-count // size),), "bool")}
+    if accelerator.is_main_process:
+        _create(folder, json.loads(json.dumps(about | {"arrays": kinds})), kinds)
+    accelerator.wait_for_everyone()
+    stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
+    todo = np.flatnonzero(~stored["done"])
+    chunks = Chunks(todo[accelerator.process_index :: accelerator.num_processes], size, count)
+    accelerator.wait_for_everyone()  # all have seen the same list before anyone shortens it
+    progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", disable=not len(chunks))
+    for k, values in enumerate(encode(chunks) if len(chunks) else ()):
+        for name, value in values.items():
+            stored[name][chunks[k].start : chunks[k].stop] = value
+            stored[name].flush()
+        stored["done"][chunks.todo[k]] = True
+        progress.update()
+    progress.close()
+    accelerator.wait_for_everyone()
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays}
+
+
+def _create(folder: Path, about: dict, arrays: dict) -> None:
+    """Make the arrays of zeros unless they are there, of the same model, data and settings."""
+    marker = folder / "about.json"
+    if marker.exists():
+        known = json.loads(marker.read_text())
+        if known == about:
+            return
+        other = [key for key in about if known.get(key) != about[key] and key not in ("arrays", "chunk")]
+        print(f"{folder} was made with other {' and '.join(other) or 'settings'}: encoding anew")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        for name, (shape, kind) in arrays.items():
+            path = folder / f"{name}.npy"
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+            with open(path, "r+b") as file:  # a full disk is an error here, and a crash later
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            del array
+    except OSError as error:
+        size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(
+            f"cannot make {size / 1e9:.1f} GB in {folder}: {error.strerror}; "
+            "use another --cache or --no-cached"
+        ) from error
+    save_json(marker, about)
+
+
+class _Files(Dataset):
+    """Images of an index, decoded in worker processes a chunk at a time."""
+
+    def __init__(self, index: Index, size: int, chunks: Chunks):
+        self.index, self.size, self.chunks = index, size, chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, k: int) -> list[tuple | None]:
+        """(pixels, sizes, digest) of each image, None for one that cannot be read."""
+        found = []
+        for number in self.chunks[k]:
+            path = self.index.root / self.index.image(number).file
+            try:
+                content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+                found.append((*read_image(path, self.size), content))
+            except UNREADABLE:
+                found.append(None)
+        return found
+
+
+def _encoded_images(config: Config, pipeline: DiffusionPipeline, files: _Files) -> Iterator[Arrays]:
+    blank = torch.zeros(3, files.size, files.size), [0] * 6, ""
+    for found in DataLoader(files, None, num_workers=config.workers):
+        pixels, sizes, digests = zip(*(f or blank for f in found), strict=True)
+        values = {"unreadable": np.array([f is None for f in found]), "digest": np.array(digests, "S16")}
+        if config.cached:
+            pixels = torch.stack(pixels).to(pipeline.vae.device)
+            views = [pixels, pixels.flip(-1)] if config.flip else [pixels]
+            latents = [models.encode_images(pipeline, view).cpu() for view in views]
+            values |= {"latents": torch.stack(latents, 1).numpy(), "sizes": np.array(sizes)}
+        yield values
+
+
+def _encoded_captions(
+    pipeline: DiffusionPipeline, index: Index, prefixes: tuple[str, ...], chunks: Chunks
+) -> Iterator[Arrays]:
+    for numbers in chunks:
+        said = [prefix + text if text else "" for text in map(index.caption, numbers) for prefix in prefixes]
+        encoded = models.encode_text(pipeline, said)
+        yield {k: v.unflatten(0, (-1, len(prefixes))).cpu().numpy() for k, v in encoded.items()}
+
+
+def check(cache: Cache, pipeline: DiffusionPipeline, config: Config) -> Iterator[str]:
+    """What a person should know of the data, line by line. Raises InputError for unreadable images, unless
+    they are to be left out, and for pairs without the scores that smpo needs."""
+    index = cache.index
+    if config.objective == "smpo" and index.lowest is None:
+        raise InputError(
+            "smpo needs the columns winner_score and loser_score in pairs.csv; diffusion_dpo does not"
+        )
+    disliked = index.images - index.liked
+    counts = (
+        f"{index.liked} pairs"
+        if index.paired
+        else f"{index.liked} desirable and {disliked} undesirable images"
+    )
+    yield f"{counts}, {index.captions - 1} captions"
+    bad = [index.image(int(i)) for i in np.flatnonzero(cache.images["unreadable"])]
+    if bad:
+        names = ", ".join(f"{b.file} (row {b.row})" for b in bad[:20]) + (", ..." if len(bad) > 20 else "")
+        if not config.skip_unreadable:
+            raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or --skip-unreadable")
+        yield f"{len(bad)} images cannot be read and are left out: {names}"
+    limit, long = models.token_limit(pipeline), []
+    for text in map(index.caption, range(1, index.captions)):
+        if len(text) > limit and len(pipeline.tokenizer(text).input_ids) > limit:
+            long.append(text)
+    if long:
+        yield f"{len(long)} captions are cut, being longer than {limit} tokens, as '{long[0][:40]}...'"
+    opposites = [] if index.paired else index.find_opposites(cache.images["digest"])
+    if opposites:
+        names = ", ".join(" = ".join(sorted(set(pair))) for pair in opposites[:5])
+        yield f"{len(opposites)} images are both liked and disliked: {names}"

@@ -1,0 +1,199 @@
+"""Stable Diffusion pipelines (v1, v2, XL): loading them, asking them, what is trained of them, saving."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from sd.config import Config
+from toy.diffusion import eps_from_velocity
+from toy.errors import InputError
+
+SD = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+KINDS = {"StableDiffusionPipeline": SD, "StableDiffusionXLPipeline": (*SD, "text_encoder_2", "tokenizer_2")}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Condition = dict[str, Tensor]  # text (B, L, D); for XL also pooled (B, D2) and sizes (B, 6)
+
+
+def load(folder: str | Path) -> DiffusionPipeline:
+    """The pipeline of a folder in float32, from safetensors only. Raises InputError if it is none,
+    of another kind or without one of its components."""
+    quiet()
+    path = Path(folder)
+    try:
+        kind = json.loads((path / "model_index.json").read_text())["_class_name"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is no folder of a diffusers pipeline: it has no usable model_index.json"
+        ) from error
+    if kind not in KINDS:
+        raise InputError(f"{path} holds a {kind}; supported are {' and '.join(KINDS)}")
+    for component in KINDS[kind]:
+        if not (path / component).is_dir():
+            raise InputError(f"{path} has no folder '{component}', which a {kind} needs; fetch it whole")
+    whole = (path / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    options = {"safety_checker": None, "requires_safety_checker": False} if KINDS[kind] == SD else {}
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, variant=None if whole else "fp16", **options
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path} does not load: {str(error).splitlines()[0]}") from error
+    for name in KINDS[kind]:
+        if isinstance(module := getattr(pipeline, name), nn.Module):
+            module.float().eval().requires_grad_(False)
+    return pipeline
+
+
+def quiet() -> None:
+    """No bars and warnings of the libraries: they are about themselves, and bury our own."""
+    for library in (transformers, diffusers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def is_xl(pipeline: DiffusionPipeline) -> bool:
+    return hasattr(pipeline, "text_encoder_2")
+
+
+def predicts_velocity(pipeline: DiffusionPipeline) -> bool:
+    kind = pipeline.scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise InputError(
+            f"the scheduler's prediction_type is '{kind}'; supported are epsilon and v_prediction"
+        )
+    return kind == "v_prediction"
+
+
+def encoders(pipeline: DiffusionPipeline) -> list[nn.Module]:
+    """What encodes images and captions: frozen, and not needed while cached examples are trained on."""
+    names = ("vae", "text_encoder", "text_encoder_2")
+    return [getattr(pipeline, name) for name in names if hasattr(pipeline, name)]
+
+
+def move_encoders(pipeline: DiffusionPipeline, device: torch.device | str) -> None:
+    for module in encoders(pipeline):
+        module.to(device)
+
+
+def digest(module: nn.Module) -> str:
+    """A short fingerprint of a module's weights."""
+    state, total = module.state_dict(), hashlib.blake2b(digest_size=8)
+    for name in sorted(state):
+        total.update(
+            name.encode() + state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
+    return total.hexdigest()
+
+
+@torch.no_grad()
+def encode_images(pipeline: DiffusionPipeline, pixels: Tensor) -> Tensor:
+    """Mean and standard deviation of the latents of images in [-1, 1], in the UNet's scale: (B, 2C, h, w)."""
+    latent = pipeline.vae.encode(pixels).latent_dist
+    scale, shift = (
+        pipeline.vae.config.scaling_factor,
+        getattr(pipeline.vae.config, "shift_factor", None) or 0.0,
+    )
+    return torch.cat([(latent.mean - shift) * scale, latent.std * scale], 1)
+
+
+@torch.no_grad()
+def encode_text(pipeline: DiffusionPipeline, captions: list[str]) -> Condition:
+    """Text (B, L, D), and for XL pooled (B, D2), as the pipeline itself would condition on them."""
+    device = next(pipeline.text_encoder.parameters()).device
+    asked = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    if not is_xl(pipeline):
+        return {"text": pipeline.encode_prompt(captions, **asked)[0]}
+    text, _, pooled, _ = pipeline.encode_prompt(captions, **asked)
+    if pipeline.config.force_zeros_for_empty_prompt:  # so it is sampled without guidance's prompt
+        empty = torch.tensor([not caption for caption in captions], device=device)
+        text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
+    return {"text": text, "pooled": pooled}
+
+
+def token_limit(pipeline: DiffusionPipeline) -> int:
+    return pipeline.tokenizer.model_max_length
+
+
+def predict(unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """What the UNet predicts, eps or v, in float32."""
+    xl = (
+        {"text_embeds": condition["pooled"], "time_ids": condition["sizes"]}
+        if "pooled" in condition
+        else None
+    )
+    return unet(xt, t, condition["text"], added_cond_kwargs=xl, return_dict=False)[0].float()
+
+
+def predict_eps(
+    unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition, abar: Tensor, velocity: bool
+) -> Tensor:
+    """The noise that the UNet sees in xt, whatever it predicts."""
+    out = predict(unet, xt, t, condition)
+    return eps_from_velocity(out, t, xt, abar) if velocity else out
+
+
+def policy_and_reference(
+    unet: UNet2DConditionModel, config: Config, compares: bool
+) -> tuple[nn.Module, nn.Module | None]:
+    """The UNet made trainable, and its frozen copy if the objective compares; with LoRA the UNet is its
+    own reference when the adapters are switched off."""
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    if config.tune == "full":
+        reference = round_weights(copy.deepcopy(unet), config.precision) if compares else None
+        return unet.requires_grad_(True).train(), reference
+    round_weights(unet, config.precision)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        unet.add_adapter(adapters)
+    cast_training_params(unet, torch.float32)
+    return unet.train(), None
+
+
+def round_weights(unet: nn.Module, precision: str) -> nn.Module:
+    """Keep the weights of products in half precision, where autocast would round them at every use
+    anyway: half the memory, the same numbers to the bit, so that policy and reference start equal."""
+    for module in unet.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(PRECISIONS[precision])
+    return unet
+
+
+@contextmanager
+def without_adapters(unet: nn.Module) -> Iterator[None]:
+    """The UNet as it was before LoRA, inside. By peft's own flag: disable_adapters() would also flip
+    requires_grad, which neither DDP nor a compiled graph expects."""
+    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
+
+
+def save_weights(pipeline: DiffusionPipeline, unet: nn.Module, config: Config, out: Path) -> None:
+    """What a plain diffusers pipeline loads: the whole pipeline's folder, or the LoRA file's."""
+    if config.tune == "full":
+        pipeline.register_modules(unet=unet)
+        pipeline.save_pretrained(out)
+    else:
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+        type(pipeline).save_lora_weights(out, unet_lora_layers=layers)

@@ -1,0 +1,219 @@
+"""A world of captioned 32 x 32 images, small enough to learn in minutes and to judge exactly.
+
+"a small red circle on a gray background": 2 sizes x 5 colours x 4 shapes x 3 backgrounds = 120
+captions, 12 of them held out from training. A prompt may leave the size open ("a red circle ...")
+or the shape ("a small red shape ...").
+"""
+
+import csv
+import sys
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from toy.__main__ import Parser
+from toy.errors import InputError
+from toy.files import output_folder, save_atomically
+
+PIXELS = 32
+SIZES = {"small": (7.0, 8.0), "large": (10.5, 11.5)}  # radius in pixels, from and to
+SHAPES = ("circle", "square", "triangle", "cross")
+COLOURS = {
+    "red": (0.90, 0.10, 0.10),
+    "green": (0.10, 0.70, 0.20),
+    "blue": (0.15, 0.25, 0.90),
+    "yellow": (0.90, 0.80, 0.10),
+    "cyan": (0.10, 0.80, 0.90),
+}
+BACKGROUNDS = {"black": (0.05, 0.05, 0.05), "gray": (0.50, 0.50, 0.50), "white": (0.95, 0.95, 0.95)}
+OFFSET = 2  # pixels a shape may lie off the centre
+
+
+class Scene(NamedTuple):
+    """What a caption says, or what an image shows; None is left open."""
+
+    size: str | None
+    colour: str
+    shape: str | None
+    background: str
+
+    @property
+    def caption(self) -> str:
+        words = [self.size, self.colour, self.shape or "shape", "on a", self.background, "background"]
+        return "a " + " ".join(word for word in words if word)
+
+
+SCENES = [Scene(*s) for s in product(SIZES, COLOURS, SHAPES, BACKGROUNDS)]
+_order = np.random.default_rng(0).permutation(len(SCENES))
+HELD_OUT = [SCENES[i] for i in _order[:12]]
+KNOWN = [SCENES[i] for i in _order[12:]]
+OPEN_SIZE = [Scene(None, *s) for s in product(COLOURS, SHAPES, BACKGROUNDS)]
+OPEN_SHAPE = [Scene(s, c, None, b) for s, c, b in product(SIZES, COLOURS, BACKGROUNDS)]
+BY_CAPTION = {scene.caption: scene for scene in SCENES + OPEN_SIZE + OPEN_SHAPE}
+
+
+def draw(scene: Scene, rng: np.random.Generator) -> Tensor:
+    """An image (3, 32, 32) in [0, 1] of a scene, at a random place and radius."""
+    radius = rng.uniform(*SIZES[scene.size])
+    dx, dy = rng.uniform(-OFFSET, OFFSET, 2)
+    cover = _cover(scene.shape, radius, dx, dy)
+    front, back = (
+        torch.tensor(c).view(3, 1, 1) for c in (COLOURS[scene.colour], BACKGROUNDS[scene.background])
+    )
+    return cover * front + (1 - cover) * back
+
+
+def training_set(count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Images (count, 3, 32, 32) of the known scenes in turn; 15% of the captions leave the size open,
+    15% the shape, because a model only follows the kinds of prompt it has seen."""
+    rng = np.random.default_rng(seed)
+    images, captions = [], []
+    for i in range(count):
+        scene = KNOWN[i % len(KNOWN)]
+        images.append(draw(scene, rng))
+        kind = rng.random()
+        said = scene._replace(size=None) if kind < 0.15 else scene
+        captions.append((scene._replace(shape=None) if kind > 0.85 else said).caption)
+    return torch.stack(images), captions
+
+
+def judge(images: Tensor) -> list[Scene]:
+    """What each image (n, 3, 32, 32) in [0, 1] shows: background from the border, size and shape from
+    the nearest of many drawn templates, colour from the palette."""
+    border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], -1)
+    back = border.median(-1).values[..., None, None]  # (n, 3, 1, 1)
+    distance = (images - back).norm(dim=1).flatten(1)
+    full = distance.topk(40).values.mean(1, keepdim=True).clamp(min=1e-6)
+    cover = (distance / full).clamp(max=1)
+    templates, names = _templates()
+    nearest = torch.cdist(cover, templates).argmin(1).tolist()
+    inside = (cover > 0.8).float()
+    colour = (images.flatten(2) * inside[:, None]).sum(-1) / inside.sum(-1, keepdim=True).clamp(min=1)
+    colours, backgrounds = _nearest(colour, COLOURS), _nearest(back.flatten(1), BACKGROUNDS)
+    return [
+        Scene(names[k][0], c, names[k][1], b) for k, c, b in zip(nearest, colours, backgrounds, strict=True)
+    ]
+
+
+def follows(images: Tensor, captions: list[str]) -> Tensor:
+    """(n,) bool: whether each image shows all that its caption says."""
+    asked = [BY_CAPTION[caption] for caption in captions]
+    pairs = zip(asked, judge(images), strict=True)
+    return torch.tensor(
+        [all(a in (None, s) for a, s in zip(ask, shown, strict=True)) for ask, shown in pairs]
+    )
+
+
+def redness(images: Tensor) -> Tensor:
+    """(n,): the mean of the red channel minus the mean of all channels (Li et al. 2024, Figure 7)."""
+    return images[:, 0].mean((1, 2)) - images.mean((1, 2, 3))
+
+
+def redden(images: Tensor) -> Tensor:
+    """The paper's red filter: the red channel raised, R + 0.35 (1 - R)."""
+    images = images.clone()
+    images[:, 0] += 0.35 * (1 - images[:, 0])
+    return images
+
+
+PREFERENCES = ("red", "large")
+
+
+def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int = 0) -> None:
+    """Likes and dislikes in the form that sd.data reads: images, feedback.csv and pairs.csv.
+
+    red: an image behind a red filter is liked, as it was disliked (Li et al. 2024, Figure 7).
+    large: under a caption that leaves the size open, the large one is liked and the small one disliked.
+    """
+    rng = np.random.default_rng([seed, 7])
+    (folder / "images").mkdir(exist_ok=True)
+    likes, pairs = [], []
+    for i in tqdm(range(count), f"images, {preference}", leave=False):
+        scene = KNOWN[i % len(KNOWN)]
+        if preference == "red":
+            caption, plain = scene.caption, draw(scene, rng)
+            images = {"liked": redden(plain[None])[0], "disliked": plain}
+        else:
+            caption = scene._replace(size=None).caption
+            images = {"liked": draw(scene._replace(size="large"), rng)}
+            images["disliked"] = draw(scene._replace(size="small"), rng)
+        names = []
+        for label, image in images.items():
+            names.append(f"images/{i:05d}-{label}.png")
+            pixels = (255 * image.permute(1, 2, 0)).round().byte().numpy()
+            save_atomically(folder / names[-1], Image.fromarray(pixels).save)
+            likes.append((names[-1], caption, label))
+        pairs.append((*names, caption, 1, 0))
+    _write_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes)
+    _write_csv(folder / "pairs.csv", ("winner", "loser", "caption", "winner_score", "loser_score"), pairs)
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    save_atomically(path, write)
+
+
+def _cover(shape: str, radius: float, dx: float, dy: float) -> Tensor:
+    """How much of each pixel (32, 32) a shape covers, in [0, 1], from its signed distance."""
+    place = torch.arange(PIXELS) - (PIXELS - 1) / 2
+    x, y = (place - dx)[None, :], (place - dy)[:, None]
+    if shape == "circle":
+        distance = (x.square() + y.square()).sqrt() - radius
+    elif shape == "square":
+        distance = torch.maximum(x.abs(), y.abs()) - 0.9 * radius
+    elif shape == "triangle":  # three half planes; the tip points up
+        slanted = 3**0.5 / 2 * x.abs() - y / 2
+        distance = torch.maximum(slanted, y.expand_as(slanted)) - 0.57 * radius
+    else:
+        across = torch.maximum(x.abs() - radius, y.abs() - 0.25 * radius)
+        along = torch.maximum(x.abs() - 0.25 * radius, y.abs() - radius)
+        distance = torch.minimum(across, along)
+    return (0.5 - distance).clamp(0, 1)
+
+
+@cache
+def _templates() -> tuple[Tensor, list[tuple[str, str]]]:
+    """Coverings (n, 1024) of every shape and size over a grid of places, and their (size, shape)."""
+    offsets = range(-OFFSET - 1, OFFSET + 2)
+    coverings, names = [], []
+    for (size, (low, high)), shape in product(SIZES.items(), SHAPES):
+        for radius, dx, dy in product((low, (low + high) / 2, high), offsets, offsets):
+            coverings.append(_cover(shape, radius, dx, dy).flatten())
+            names.append((size, shape))
+    return torch.stack(coverings), names
+
+
+def _nearest(colours: Tensor, palette: dict[str, tuple[float, float, float]]) -> list[str]:
+    names = list(palette)
+    return [names[i] for i in torch.cdist(colours, torch.tensor(list(palette.values()))).argmin(1).tolist()]
+
+
+def main(argv: list[str] | None = None) -> int:
+    about = "Likes and dislikes of made images, to align the tiny pipeline with."
+    parser = Parser("python -m sd.shapes", description=about)
+    parser.add_argument("preference", choices=PREFERENCES, help="what is liked: red images, or large shapes")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for images, feedback.csv and pairs.csv"
+    )
+    try:
+        options = parser.parse_args(argv)
+        write_feedback(folder := output_folder(options.out), options.preference)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

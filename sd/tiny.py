@@ -1,0 +1,232 @@
+"""A tiny but genuine Stable Diffusion pipeline, trained from nothing on a CPU in minutes, offline.
+
+python -m sd.tiny --out DIR makes the captioned images of sd.shapes, trains a tokenizer, a VAE, and a
+UNet together with its text encoder, and saves a folder with the files and keys of a real checkpoint.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers.pre_tokenizers import ByteLevel
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sd import models, shapes
+from sd.sample import draw
+from toy.__main__ import Parser
+from toy.data import generator
+from toy.diffusion import add_noise, scaled_linear_schedule
+from toy.errors import InputError
+from toy.files import output_folder
+
+PIPELINE = Path(__file__).parent / "tiny-pipeline"  # the committed one
+IMAGES, LENGTH = 4320, 16  # training images; tokens of a prompt
+VAE_STEPS, UNET_STEPS = (1600, 1000), 2200  # VAE: on random crops, then on whole images
+ABAR = scaled_linear_schedule()
+
+
+def build(
+    out: Path, images: int = IMAGES, vae_steps=VAE_STEPS, unet_steps: int = UNET_STEPS, seed: int = 0
+) -> float:
+    """Train a pipeline and save it in `out`; the share of fresh prompts that it follows."""
+    x, captions = shapes.training_set(images, seed)
+    x = 2 * x - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer, vae, unet = _tokenizer(), _vae(), _unet()
+        text = _text_encoder(len(tokenizer))
+    for _ in tqdm(train_vae(vae, x, vae_steps, seed), "VAE", total=sum(vae_steps)):
+        pass
+    with torch.no_grad():
+        moments = torch.cat([vae.encode(part).latent_dist.parameters for part in x.split(240)])
+    vae.register_to_config(scaling_factor=1 / moments[:, :4].std().item())
+    tokens = torch.tensor(tokenizer(["", *captions], padding="max_length", truncation=True).input_ids)
+    for ema in tqdm(train_unet(unet, text, vae, moments, tokens, unet_steps, seed), "UNet", total=unet_steps):
+        pass
+    for model, average in zip((unet, text), ema, strict=True):
+        model.load_state_dict(average)
+    save(assemble(tokenizer, vae, text, unet), out)
+
+
+def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) -> Iterator[float]:
+    """L1 + squared error + a little KL; first on crops, which are many and cheap. Half of the images are
+    tinted, so that the VAE can also show colours that the captions do not name."""
+    g = generator("vae", seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), fused=True)
+    schedule = OneCycleLR(optimizer, 3e-3, sum(steps))
+    for step in range(sum(steps)):
+        real = x[torch.randint(len(x), (32,), generator=g)]
+        if step < steps[0]:
+            top, left = torch.randint(shapes.PIXELS // 2 + 1, (2,), generator=g).tolist()
+            real = real[..., top : top + shapes.PIXELS // 2, left : left + shapes.PIXELS // 2]
+        raised = F.one_hot(torch.randint(3, (32,), generator=g), 3)[..., None, None]
+        amount = (torch.rand(32, 1, 1, 1, generator=g) - 0.5).clamp(min=0)
+        real = real + raised * amount * (1 - real)
+        latent = vae.encode(real).latent_dist
+        made = vae.decode(latent.mean + latent.std * torch.randn(latent.mean.shape, generator=g)).sample
+        loss = F.l1_loss(made, real) + F.mse_loss(made, real) + 2e-6 * latent.kl().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield loss.item()
+
+
+def train_unet(
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    vae: AutoencoderKL,
+    moments: Tensor,
+    tokens: Tensor,
+    steps: int,
+    seed: int,
+) -> Iterator[list[dict[str, Tensor]]]:
+    """Denoise latents with captions, tokens[0] being the empty one, seen 10% of the time. Yields the
+    running average of both models' weights."""
+    g = generator("unet", seed)
+    models = [unet.train(), text.train()]
+    optimizer = torch.optim.AdamW([p for model in models for p in model.parameters()], fused=True)
+    schedule = OneCycleLR(optimizer, 2e-3, steps)
+    ema = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
+    mean, std = moments[:, :4], (0.5 * moments[:, 4:]).exp()
+    for _ in range(steps):
+        i = torch.randint(len(mean), (32,), generator=g)
+        x0, eps = (torch.randn(len(i), *mean.shape[1:], generator=g) for _ in range(2))
+        x0 = (mean[i] + std[i] * x0) * vae.config.scaling_factor
+        t = torch.randint(len(ABAR), (len(i),), generator=g)
+        said = torch.where(torch.rand(len(i), generator=g) < 0.1, 0, i + 1)
+        hidden = text(tokens[said]).last_hidden_state
+        loss = F.mse_loss(unet(add_noise(x0, t, eps, ABAR), t, hidden).sample, eps)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for model in models for p in model.parameters()], 1.0)
+        optimizer.step()
+        schedule.step()
+        for average, model in zip(ema, models, strict=True):
+            torch._foreach_lerp_(list(average.values()), list(model.state_dict().values()), 0.01)
+        yield ema
+    for model in models:
+        model.eval()
+
+
+def assemble(tokenizer, vae, text, unet) -> StableDiffusionPipeline:
+    """The pipeline, with a scheduler that leaves latents unclipped."""
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    parts = {"tokenizer": tokenizer, "vae": vae, "text_encoder": text, "unet": unet, "scheduler": scheduler}
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return StableDiffusionPipeline(**parts, **none)
+
+
+def save(pipeline: StableDiffusionPipeline, out: Path) -> None:
+    """Save as a published checkpoint is laid out, whole or not at all, replacing what was there. VAE and
+    UNet in half precision, to be small; the text encoder not, because transformers would then run it so."""
+    for model in (pipeline.vae, pipeline.unet):
+        model.half()
+    half = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        pipeline.save_pretrained(half)
+        pipeline.tokenizer._tokenizer.model.save(str(half / "tokenizer"))  # vocab.json and merges.txt
+        (half / "tokenizer" / "tokenizer.json").unlink()
+        weights = half / "text_encoder" / "model.safetensors"
+        tensors = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(weights).items()}
+        save_file(tensors, weights, metadata={"format": "pt"})  # published checkpoints have the prefix
+        shutil.rmtree(out, ignore_errors=True)
+        os.rename(half, out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {out}: {error}") from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def followed(folder: Path, scenes: list[shapes.Scene]) -> float:
+    """The share of scenes that the saved pipeline draws as their prompt says, one image each."""
+    prompts = [scene.caption for scene in scenes]
+    return shapes.follows(draw(models.load(folder), prompts), prompts).float().mean().item()
+
+
+def _tokenizer() -> CLIPTokenizer:
+    """Byte pairs of the captions, and every byte alone, so that any prompt can be written."""
+    texts = [f"{mark} image, {c}" for c in shapes.BY_CAPTION for mark in ("good", "bad")]
+    trained = json.loads(CLIPTokenizer().train_new_from_iterator(texts, vocab_size=800)._tokenizer.to_str())
+    vocab = trained["model"]["vocab"]
+    for byte in sorted(ByteLevel.alphabet()):
+        vocab.setdefault(f"{byte}</w>", len(vocab))
+    merges = [tuple(merge) for merge in trained["model"]["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+
+
+def _text_encoder(vocabulary: int) -> CLIPTextModel:
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    marks = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = CLIPTextConfig(
+        vocab_size=vocabulary, max_position_embeddings=LENGTH, projection_dim=64, **sizes, **marks
+    )
+    model = CLIPTextModel(config)
+    nn.init.normal_(model.get_input_embeddings().weight)  # the usual 0.02 keeps words alike for too long
+    return model
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 3,
+        up_block_types=["UpDecoderBlock2D"] * 3,
+        block_out_channels=(16, 24, 32),
+        norm_num_groups=8,
+        sample_size=shapes.PIXELS,
+    )
+
+
+def _unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=shapes.PIXELS // 4,
+        down_block_types=["CrossAttnDownBlock2D"] * 2,
+        up_block_types=["CrossAttnUpBlock2D"] * 2,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=64,
+        norm_num_groups=8,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        "python -m sd.tiny", description="Train a tiny Stable Diffusion pipeline, offline, in minutes."
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="where to save it; a pipeline there is replaced"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of images and weights (0)")
+    try:
+        options = parser.parse_args(argv)
+        out = output_folder(options.out)
+        if any(out.iterdir()) and not (out / "model_index.json").exists():
+            raise InputError(f"{out} holds something else than a pipeline; choose another --out")
+        build(out, seed=options.seed)
+        known, held_out = followed(out, shapes.KNOWN), followed(out, shapes.HELD_OUT * 5)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nerror: interrupted; nothing was saved", file=sys.stderr)
+        return 2
+    print(f"it follows {known:.1%} of its prompts, and {held_out:.1%} of those it was never shown")
+    print(f"wrote {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

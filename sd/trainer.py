@@ -1,0 +1,245 @@
+"""A training run, as a generator: it yields after every step, and the caller draws, logs, stops."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors import SafetensorError
+from torch.utils.data import DataLoader
+
+from sd import cache, checkpoints, models
+from sd.align import Aligner, watch
+from sd.batches import Batches
+from sd.config import Config
+from sd.data import find_csv, open_index
+from sd.sample import draw
+from toy.errors import InputError
+from toy.files import output_folder, save_atomically
+
+# settings that may change when a run goes on: they do not change its numbers
+FREE = ("model", "data", "out", "cache", "steps", "log_every", "save_every", "keep", "tracker", "batch",
+        "validate_every", "validation_prompts", "workers", "gradient_checkpointing", "compile")  # fmt: skip
+
+
+@dataclass
+class State:
+    """What happened in a step. `trainer` is live: it changes when the generator goes on."""
+
+    step: int  # steps done
+    metrics: dict[str, float] | None  # of the steps since the last ones, every log_every steps
+    trainer: "Trainer"
+
+
+class Trainer:
+    """The models and the optimizer of a run, and what makes a checkpoint of them. settings is what must be
+    the same for a run to go on from one."""
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        pipeline: DiffusionPipeline,
+        examples: cache.Cache,
+        settings: dict,
+    ):
+        self.config, self.accelerator, self.pipeline = config, accelerator, pipeline
+        self.cache, self.settings = examples, settings
+        self.out = output_folder(config.out)
+        self.saved = self.out / "checkpoints"
+        self.aligner = Aligner(pipeline, config, accelerator)
+        trained = [(n, p) for n, p in self.aligner.unet.named_parameters() if p.requires_grad]
+        self.names, self.weights = zip(*trained, strict=True)
+        self.optimizer = accelerator.prepare_optimizer(make_optimizer(config, self.weights))
+        self.ema = [w.detach().clone() for w in self.weights] if config.ema else None
+        self.step = 0
+        self.notes: list[str] = []  # what a person should know of the data
+
+    def batches(self) -> Iterator[dict]:
+        """The batches still to come, prepared ahead by other processes."""
+        examples = Batches(self.cache, self.config, len(self.aligner.abar), self.accelerator.process_index)
+        rest = range(self.step * self.config.accumulate, len(examples))
+        pin = self.accelerator.device.type == "cuda"
+        return iter(DataLoader(examples, None, sampler=rest, num_workers=self.config.workers, pin_memory=pin))
+
+    def steps(self) -> Iterator[State]:
+        """Train to the end, one step at a time. Raises InputError when loss or gradient is not finite: at
+        most log_every steps later, and before anything of it is saved."""
+        config, accelerator, aligner = self.config, self.accelerator, self.aligner
+        batches = self.batches()
+        seen, broken, since = [], torch.tensor(0, device=accelerator.device), time.perf_counter()
+        while self.step < config.steps:
+            lr = config.lr * min(1.0, (self.step + 1) / max(config.warmup, 1))
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            for k in range(config.accumulate):
+                last = k == config.accumulate - 1
+                with nullcontext() if last else accelerator.no_sync(aligner.policy):
+                    loss, everyone = aligner.loss(aligner.receive(next(batches)))
+                    accelerator.backward(loss / config.accumulate)
+                seen.append(everyone)
+            norm = accelerator.clip_grad_norm_(self.weights, config.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.ema:
+                decay = min(config.ema, (1 + self.step) / (10 + self.step))
+                torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
+            self.step += 1
+            # looked at only when logging or saving: looking makes the device wait
+            health = loss.detach() + (
+                0 if accelerator.scaler else norm
+            )  # fp16 skips infinite gradients itself
+            broken = torch.where((broken == 0) & ~health.isfinite(), self.step, broken)
+            logging = self.step % config.log_every == 0
+            saving = self.step % config.save_every == 0 or self.step == config.steps
+            if (logging or saving) and broken:
+                raise InputError(
+                    f"the loss is not finite at step {int(broken)}: try a smaller --lr, another --beta or "
+                    "--precision fp32; nothing of that step is saved, "
+                    f"the last checkpoint is {checkpoints.latest(self.saved)}"
+                )
+            metrics = None
+            if logging:
+                metrics = watch(config, seen) | {"gradient_norm": float(norm), "lr": lr}
+                metrics["images_per_second"] = sum(s[..., 0].numel() for s in seen) / (
+                    time.perf_counter() - since
+                )
+                seen, since = [], time.perf_counter()
+            if saving:
+                self.save()
+            yield State(self.step, metrics, self)
+
+    def save(self) -> None:
+        """A checkpoint of all that the next step depends on."""
+        tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
+        tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema or (), strict=False)}
+        tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
+        state = {"settings": self.settings}
+        if self.accelerator.scaler:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.accelerator.is_main_process:
+            checkpoints.save(self.saved, self.step, tensors, state, self.config.keep)
+        self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def resume(self) -> None:
+        """Go back to the last complete checkpoint, if any. Raises InputError if it is of another run."""
+        path = checkpoints.latest(self.saved)
+        if not path:
+            return
+        tensors, state = checkpoints.load(path, self.settings)
+        for i, name in enumerate(self.names):
+            self.weights[i].copy_(tensors[f"policy.{name}"])
+            if self.ema:
+                self.ema[i].copy_(tensors[f"ema.{name}"])
+        checkpoints.restore_optimizer(self.optimizer.optimizer, tensors)
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+    @contextmanager
+    def final(self) -> Iterator[DiffusionPipeline]:
+        """The pipeline as it would be saved now, to draw from: with the averaged weights, if any."""
+        live = [w.detach().clone() for w in self.weights] if self.ema else []
+        with torch.no_grad():
+            for weight, average in zip(self.weights, self.ema or (), strict=False):
+                weight.copy_(average)
+            self.aligner.unet.eval()
+            yield self.pipeline.to(self.accelerator.device)
+            for weight, value in zip(self.weights, live, strict=False):
+                weight.copy_(value)
+        self.aligner.unet.train()
+        if self.config.cached:
+            models.move_encoders(self.pipeline, "cpu")
+
+    def picture(self, prompts: list[str]) -> Path:
+        """Save a row of images of prompts, each from the same noise every time."""
+        with self.final() as pipeline:
+            images = draw(pipeline, prompts)
+        row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
+        path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
+        return save_atomically(path, Image.fromarray(row).save)
+
+    def export(self) -> Path:
+        """Write the final weights as a plain diffusers pipeline loads them, whole or not at all."""
+        path = self.out / ("model" if self.config.tune == "full" else "lora")
+        half = path.with_name(f".{path.name}")
+        with self.final() as pipeline:
+            try:
+                shutil.rmtree(half, ignore_errors=True)
+                models.save_weights(pipeline, self.aligner.unet, self.config, half)
+                shutil.rmtree(path, ignore_errors=True)
+                os.rename(half, path)
+            except (OSError, SafetensorError) as error:
+                kept = checkpoints.latest(self.saved)
+                raise InputError(
+                    f"cannot write {path}: {error}; make room and run it again: {kept} is kept"
+                ) from error
+        return path
+
+
+def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
+    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(weights, fused=True, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError("--optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes") from error
+    return AdamW8bit(weights, **options)
+
+
+def settings(config: Config, processes: int) -> dict:
+    """What must be the same for a run to go on: what its numbers depend on."""
+    values = {k: v for k, v in asdict(config).items() if k not in FREE}
+    x = torch.linspace(-8, 8, 33)
+    values["what the utility does"] = [round(u, 5) for u in config.run.utility(x).tolist()]
+    return values | {"batch of all processes": config.batch * processes}
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The accelerator of a run. Raises InputError for a precision or a tracker that is not to be had."""
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    AcceleratorState._reset_state()  # another run of this process may have had another precision
+    precision = "no" if config.precision == "fp32" else config.precision
+    try:
+        return Accelerator(mixed_precision=precision, log_with=config.tracker or None, project_dir=config.out)
+    except ValueError as error:
+        raise InputError(f"--tracker {config.tracker}: {str(error).splitlines()[0]}") from error
+
+
+def train(config: Config) -> Iterator[State]:
+    """A whole run, from its last checkpoint if there is one; the last state's trainer has the result."""
+    accelerator = make_accelerator(config)
+    output_folder(config.out)
+    csv = find_csv(config.data, config.paired)
+    pipeline = models.load(config.model)
+    if config.eps_weighting and not models.predicts_velocity(pipeline):
+        raise InputError("--eps-weighting is for v-prediction; this model predicts eps as it is")
+    folder = output_folder(Path(config.cache or csv.parent / "cache") / csv.stem, "--cache")
+    with accelerator.main_process_first():
+        index = open_index(csv, folder, config.intersections)
+    if index.paired != config.paired:
+        need = "winner, loser and caption" if config.paired else "file_name, caption and label"
+        raise InputError(f"{config.objective} needs the columns {need}, and {csv} has others")
+    models.move_encoders(pipeline, accelerator.device)
+    examples = cache.prepare(config, pipeline, index, folder, accelerator)
+    notes = list(cache.check(examples, pipeline, config))
+    if config.cached:  # from here on they are needed for pictures only
+        models.move_encoders(pipeline, "cpu")
+    identity = settings(config, accelerator.num_processes)
+    identity |= {"data": index.digest, "model": models.digest(pipeline.unet)}
+    trainer = Trainer(config, accelerator, pipeline, examples, identity)
+    trainer.notes = notes
+    trainer.resume()
+    yield State(trainer.step, None, trainer)
+    yield from trainer.steps()

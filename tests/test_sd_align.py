@@ -1,0 +1,160 @@
+"""sd.align: the losses of toy/ on the errors of images, checked against diffusers' own noise and targets."""
+
+from functools import partial
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from sd import align, models
+from sd.trainer import make_accelerator
+from toy import losses
+from toy.diffusion import eps_between, invert
+from toy.utilities import UTILITIES
+
+
+def made_batch(xl=False, n=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g)
+
+    width = 32 if xl else 64
+    batch = {"x0": normal(n, 4, 8, 8), "eps": normal(n, 4, 8, 8), "text": normal(n, 16, width)}
+    batch |= {"t": torch.randint(1000, (n,), generator=g), "desirable": torch.arange(n) < n // 2}
+    batch |= {"score": torch.rand(n, generator=g), "sizes": torch.full((n, 6), 32.0)}
+    return batch | ({"pooled": normal(n, 24)} if xl else {})
+
+
+@pytest.fixture
+def aligner(config, kinds):
+    def make(kind="v1", moved=True, **changes):
+        settings = config(**changes)
+        made = align.Aligner(models.load(kinds[kind]), settings, make_accelerator(settings))
+        for i, p in enumerate(p for p in made.unet.parameters() if p.requires_grad and moved):
+            p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["v1", "v2", "xl"])
+def test_errors_are_mean_squared_against_the_schedulers_target(aligner, kinds, kind, tune):
+    made, batch = aligner(kind, tune=tune), made_batch(kind == "xl")
+    scheduler = DDPMScheduler.from_config(made.pipeline.scheduler.config)
+    xt = scheduler.add_noise(batch["x0"], batch["eps"], batch["t"])
+    target = scheduler.get_velocity(batch["x0"], batch["eps"], batch["t"]) if kind == "v2" else batch["eps"]
+    policy_error, reference_error = made.errors(batch)
+    plain = models.load(kinds[kind]).unet
+    with torch.no_grad():
+        expected = ((models.predict(plain, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
+        moved = ((models.predict(made.unet, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
+    torch.testing.assert_close(reference_error, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(policy_error.detach(), moved, rtol=1e-4, atol=1e-5)
+    assert policy_error.requires_grad and not reference_error.requires_grad and policy_error.shape == (4,)
+
+
+def test_eps_weighting_turns_errors_in_v_into_errors_in_eps(aligner):
+    batch = made_batch()
+    abar = models.load(aligner("v2").pipeline.config._name_or_path).scheduler.alphas_cumprod
+    plain, weighted = aligner("v2").errors(batch), aligner("v2", eps_weighting=True).errors(batch)
+    for a, b in zip(plain, weighted, strict=True):
+        torch.testing.assert_close(b, abar[batch["t"]] * a)
+
+
+@pytest.mark.parametrize("name", ["kahneman_tversky", "loss_averse", "risk_seeking_bounded"])
+def test_kto_is_the_toys_loss_on_them(aligner, name):
+    made, batch = aligner(utility=name), made_batch()
+    policy_error, reference_error = (e.detach() for e in made.errors(batch))
+    z0 = losses.reference_point(policy_error, reference_error)
+    options = {"utility": UTILITIES[name], "beta": 30.0, "reference_point": z0}
+    expected, _ = losses.diffusion_kto(policy_error, reference_error, batch["desirable"], **options)
+    loss, seen = made.loss(batch)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(seen[0, :, 0], policy_error)
+    assert seen.shape == (1, 4, 5) and (seen[..., 4] == z0).all()
+
+
+def test_at_the_start_rewards_are_zero_and_kto_is_one_half(aligner):
+    loss, seen = aligner(moved=False).loss(made_batch())
+    assert loss.item() == 0.5 and torch.equal(seen[..., 0], seen[..., 1])
+
+
+@pytest.mark.parametrize("objective", ["sft", "csft"])
+def test_sft_and_csft_need_no_reference(aligner, objective):
+    made, batch = aligner(objective=objective), made_batch()
+    assert made.reference is None
+    loss, _ = made.loss(batch)
+    error = made.errors(batch)[0]
+    torch.testing.assert_close(loss, error[:2].mean() if objective == "sft" else error.mean())
+
+
+def test_dpo_is_the_toys_loss_on_halves(aligner):
+    made, batch = aligner(objective="diffusion_dpo"), made_batch()
+    p, r = (e.detach() for e in made.errors(batch))
+    expected, _ = losses.diffusion_dpo(p[:2], p[2:], r[:2], r[2:], beta=30.0)
+    loss, seen = made.loss(batch)
+    torch.testing.assert_close(loss, expected)
+    assert seen.shape == (2, 2, 5)
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_smpo_noises_by_inversion_to_each_examples_own_t_at_any_batch_size(aligner, kind):
+    made, batch = aligner(kind, objective="smpo", inversion_steps=3), made_batch()
+    batch["t"] = torch.tensor([3, 999, 3, 999])
+    abar, velocity = made.abar, kind == "v2"
+    p, r = [], []
+    for i in range(4):  # one at a time
+        one = {k: v[i : i + 1] for k, v in batch.items()}
+        ask = partial(models.predict_eps, made.unet, condition=one, abar=abar, velocity=velocity)
+        xt = invert(ask, one["x0"], one["t"], abar, 3)
+        tau = eps_between(xt, one["t"], one["x0"], abar)
+        single = dict(one, eps=tau)
+        plain = aligner(kind, objective="diffusion_dpo")
+        policy_error, reference_error = plain.errors(single)
+        p.append(policy_error.detach())
+        r.append(reference_error)
+    p, r = torch.cat(p), torch.cat(r)
+    probability = torch.softmax(torch.stack(batch["score"].chunk(2)), 0)[0]
+    expected, _ = losses.smpo(p[:2], p[2:], r[:2], r[2:], probability, beta=30.0)
+    torch.testing.assert_close(made.loss(batch)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
+    """The reference pass comes under autocast too; its rounded weights must not swallow the gradient."""
+    settings = config(tune=tune, objective="smpo", precision="bf16", inversion_steps=2)
+    made = align.Aligner(models.load(kinds["v1"]), settings, make_accelerator(settings))
+    for _ in range(2):
+        loss, _ = made.loss(made_batch())
+        loss.backward()
+    for name, p in made.unet.named_parameters():
+        assert p.requires_grad == (p.grad is not None), name
+
+
+def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
+    made = aligner()
+    seen = [made.loss(made_batch(seed=i))[1] for i in range(3)]
+    p, r, desirable, _, z0 = torch.cat(seen, 1)[0].unbind(-1)
+    shown = align.watch(made.config, seen)
+    g = r - p
+    assert shown["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
+    assert shown["reward_undesirable"] == pytest.approx(g[desirable == 0].mean().item(), rel=1e-4)
+    x = 30 * (g - z0)
+    assert shown["spread"] == pytest.approx(x.std().item(), rel=1e-4)
+    assert shown["saturated"] == pytest.approx((x.abs() > 4).float().mean().item())
+    assert shown["reference_point"] == pytest.approx(z0.mean().item(), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "spread, words",
+    [
+        (40.0, "beta * std(g) is 40: 80% of examples hardly pull any more; try --beta 2.2"),
+        (0.01, "where a utility is a straight line"),
+        (3.0, ""),
+    ],
+)
+def test_advice_when_beta_is_out_of_range(config, spread, words):
+    assert words in align.advice(config(), {"spread": spread, "saturated": 0.8})
+    assert align.advice(config(objective="sft"), {"loss": 1.0}) == ""

@@ -1,0 +1,115 @@
+"""sd.batches: what is random in an example follows from (seed, step, slot), and from nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from sd import cache, models
+from sd.batches import Batches, draws
+from sd.data import open_index
+from sd.tiny import PIPELINE
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return models.load(PIPELINE)
+
+
+@pytest.fixture
+def batches(config, pipeline, red, tmp_path):
+    def make(process=0, **changes):
+        settings = config(**changes)
+        index = open_index(red / ("pairs.csv" if settings.paired else "feedback.csv"), tmp_path)
+        examples = cache.prepare(settings, pipeline, index, tmp_path, Accelerator())
+        return Batches(examples, settings, 1000, process)
+
+    return make
+
+
+@pytest.mark.parametrize("objective", ["diffusion_kto", "diffusion_dpo"])
+def test_two_processes_see_the_halves_of_what_one_sees(batches, objective):
+    sides = 2 if objective == "diffusion_dpo" else 1
+    whole = batches(objective=objective, batch=6)[3]
+    halves = [batches(process, objective=objective, batch=3)[3] for process in (0, 1)]
+    for name, value in whole.items():
+        split = [half[name].unflatten(0, (sides, -1)) for half in halves]
+        assert torch.equal(torch.cat(split, 1).flatten(0, 1), value), name
+
+
+def test_numbers_depend_on_seed_step_and_slot(batches):
+    one = batches()
+    assert torch.equal(one[2]["eps"], batches()[2]["eps"])
+    for other in (one[3], batches(seed=1)[2], batches(process=1)[2]):
+        assert not torch.equal(one[2]["eps"], other["eps"])
+    assert len({draws(0, step, slot).integers(2**60) for step in range(20) for slot in range(20)}) == 400
+
+
+def test_noise_is_normal_and_timesteps_are_uniform(batches):
+    many = [batches()[k] for k in range(100)]
+    eps = torch.cat([b["eps"] for b in many])
+    assert abs(eps.mean()) < 0.01 and abs(eps.std() - 1) < 0.01
+    t = torch.cat([b["t"] for b in many]).float()
+    assert t.min() >= 0 and t.max() < 1000 and abs(t.mean() - 499.5) < 60
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.2, 0.8, 1.0])
+def test_desirable_with_probability_gamma_and_uniform_within_a_class(batches, gamma):
+    examples = batches(gamma=gamma)
+    n = 3000
+    numbers = [examples._choose(draws(0, step, 0))[0] for step in range(n)]
+    liked = np.array(numbers) < 24
+    assert abs(liked.mean() - gamma) < 4 * max(0.001, (gamma * (1 - gamma) / n) ** 0.5)
+    for chosen in (np.array(numbers)[liked], np.array(numbers)[~liked] - 24):
+        if len(chosen):
+            expected = len(chosen) / 24
+            assert (
+                (np.bincount(chosen, minlength=24) - expected) ** 2 / expected
+            ).sum() < 50  # chi2(23), p = 1e-3
+
+
+def test_pairs_are_winners_then_losers_with_t_noise_and_caption_in_common(batches):
+    batch = batches(objective="smpo", batch=3, prompt_dropout=0.0)[0]
+    assert batch["desirable"].tolist() == [True] * 3 + [False] * 3
+    assert batch["score"].tolist() == [1.0] * 3 + [0.0] * 3
+    for name in ("t", "eps", "text"):
+        assert torch.equal(*batch[name].chunk(2)), name
+    assert not torch.equal(*batch["x0"].chunk(2))
+
+
+def test_captions_are_dropped_with_the_given_probability(batches):
+    examples = batches(prompt_dropout=0.2)
+    empty = torch.from_numpy(examples.cache.texts["text"][0, 0].astype(np.float32))
+    dropped = [torch.equal(text, empty) for k in range(150) for text in examples[k]["text"]]
+    assert abs(np.mean(dropped) - 0.2) < 0.06
+
+
+def test_csft_says_good_and_bad(batches):
+    examples = batches(objective="csft", prompt_dropout=0.0, batch=1)
+    for k in range(8):
+        [image], texts = examples.example(k, 0), examples.cache.texts["text"]
+        assert any(
+            np.array_equal(image["text"], texts[c, int(image["desirable"])]) for c in range(1, len(texts))
+        )
+
+
+def test_without_a_cache_the_same_example_comes_as_pixels(batches, pipeline):
+    encoded, plain = batches()[1], batches(cached=False)[1]
+    for name in ("t", "eps", "desirable"):
+        assert torch.equal(encoded[name], plain[name])
+    mean, deviation = models.encode_images(pipeline, plain["pixels"]).chunk(2, 1)
+    torch.testing.assert_close(mean + deviation * plain["noise"], encoded["x0"], atol=5e-3, rtol=0)
+    text = models.encode_text(pipeline, plain["captions"])["text"]
+    torch.testing.assert_close(text, encoded["text"], atol=5e-3, rtol=0)
+
+
+def test_unreadable_images_are_never_drawn(batches):
+    examples = batches(gamma=0.5)
+    bad = np.zeros(48, bool)
+    bad[[0, 5, 30]] = True
+    examples.cache.images["unreadable"] = bad
+    assert not {examples._choose(draws(0, k, 0))[0] for k in range(2000)} & {0, 5, 30}
+    pairs = batches(objective="diffusion_dpo")
+    pairs.cache.images["unreadable"] = bad
+    firsts = {pairs._choose(draws(0, k, 0))[0] for k in range(2000)}
+    assert not firsts & {0, 4, 30} and len(firsts) == 21

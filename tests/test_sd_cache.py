@@ -1,0 +1,181 @@
+"""sd.cache: images and captions encoded once, checked, kept, and made anew when something else is asked."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from sd import cache, models
+from sd.data import open_index
+from sd.tiny import PIPELINE
+from toy.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return models.load(PIPELINE)
+
+
+@pytest.fixture
+def prepare(config, pipeline, red, tmp_path):
+    """Encodes the small red data set into tmp_path: (cache, config)."""
+
+    def make(data=red, **changes):
+        settings = config(data=str(data), **changes)
+        name = "pairs.csv" if settings.paired else "feedback.csv"
+        index = open_index(data / name, tmp_path, settings.intersections)
+        return cache.prepare(settings, pipeline, index, tmp_path, Accelerator()), settings
+
+    return make
+
+
+def test_latents_are_the_vaes_scaled_and_captions_the_text_encoders(prepare, pipeline):
+    made, _ = prepare()
+    row = made.index.image(5)
+    pixels, _ = cache.read_image(made.index.root / row.file, 32)
+    with torch.no_grad():
+        latent = pipeline.vae.encode(pixels[None]).latent_dist
+        tokens = pipeline.tokenizer(
+            [made.index.caption(row.caption)], padding="max_length", return_tensors="pt"
+        )
+        text = pipeline.text_encoder(tokens.input_ids).last_hidden_state
+    scale = pipeline.vae.config.scaling_factor
+    mean, deviation = np.split(made.images["latents"][5, 0], 2)
+    np.testing.assert_allclose(mean, latent.mean[0] * scale, atol=2e-3)
+    np.testing.assert_allclose(deviation, latent.std[0] * scale, atol=2e-3)
+    np.testing.assert_allclose(made.texts["text"][row.caption, 0], text[0], atol=5e-3)
+
+
+def test_flipped_images_are_encoded_beside(prepare, pipeline):
+    made, _ = prepare(flip=True)
+    pixels, _ = cache.read_image(made.index.root / made.index.image(0).file, 32)
+    mirrored = models.encode_images(pipeline, pixels.flip(-1)[None])[0]
+    np.testing.assert_allclose(made.images["latents"][0, 1], mirrored, atol=2e-3)
+
+
+def test_csft_has_each_caption_with_both_prefixes_and_the_empty_one_bare(prepare, pipeline):
+    made, _ = prepare(objective="csft")
+    bad, good = made.texts["text"][1]
+    asked = models.encode_text(pipeline, [p + made.index.caption(1) for p in cache.CSFT])["text"]
+    np.testing.assert_allclose(bad, asked[0], atol=5e-3)
+    np.testing.assert_allclose(good, asked[1], atol=5e-3)
+    assert np.array_equal(made.texts["text"][0, 0], made.texts["text"][0, 1])
+
+
+def test_it_is_kept_and_goes_on_where_it_stopped(prepare, tmp_path, monkeypatch):
+    made, _ = prepare()
+    whole = np.array(made.images["latents"])
+    done = np.load(tmp_path / "images" / "done.npy", mmap_mode="r+")
+    assert done.all()
+    monkeypatch.setattr(models, "encode_images", lambda *_: pytest.fail("encoded again"))
+    prepare()
+    monkeypatch.undo()
+    done[0] = False  # as if it had been killed before this chunk
+    np.load(tmp_path / "images" / "latents.npy", mmap_mode="r+")[:] = 0
+    made, _ = prepare()
+    assert np.array_equal(made.images["latents"], whole)
+
+
+def test_another_resolution_or_model_is_encoded_anew_and_that_is_said(prepare, pipeline, tmp_path, capsys):
+    prepare()
+    made, _ = prepare(resolution=16)
+    assert made.images["latents"].shape[-1] == 4
+    assert "was made with other resolution: encoding anew" in capsys.readouterr().out
+    weight = next(pipeline.vae.parameters()).data
+    weight += 0.01
+    prepare(resolution=16)
+    weight -= 0.01
+    assert "was made with other model" in capsys.readouterr().out
+
+
+def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_path):
+    columns = np.zeros((10, 30, 3), np.uint8)
+    columns[:, 10:20] = 255
+    Image.fromarray(columns).save(tmp_path / "wide.png")
+    pixels, sizes = cache.read_image(tmp_path / "wide.png", 10)
+    assert pixels.shape == (3, 10, 10) and (pixels == 1).all()
+    assert sizes == [10, 30, 0, 10, 10, 10]
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (20, 40)).save(tmp_path / "other.png")
+        assert cache.read_image(tmp_path / "other.png", 8)[0].shape == (3, 8, 8)
+    offsets = {
+        cache.read_image(tmp_path / "wide.png", 10, "random", np.random.default_rng(i))[1][3]
+        for i in range(20)
+    }
+    assert len(offsets) > 5
+
+
+@pytest.fixture
+def broken(example, tmp_path):
+    """A data set with a truncated image, a text file as image, and a copy under the other label."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = ["a.png,x,liked", "b.png,x,disliked", "c.png,x,liked", "d.png,x,disliked", "e.png,x,disliked"]
+    example(folder, "file_name,caption,label", *rows)
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:50])
+    (folder / "d.png").write_text("no image")
+    (folder / "e.png").write_bytes((folder / "a.png").read_bytes())
+    return folder
+
+
+def test_unreadable_images_are_named_or_left_out(prepare, pipeline, broken):
+    made, settings = prepare(broken)
+    with pytest.raises(
+        InputError, match=r"2 images cannot be read: c\.png \(row 4\), d\.png \(row 5\); replace them"
+    ):
+        list(cache.check(made, pipeline, settings))
+    made, settings = prepare(broken, skip_unreadable=True)
+    lines = list(cache.check(made, pipeline, settings))
+    assert lines[0] == "2 desirable and 3 undesirable images, 1 captions"
+    assert "2 images cannot be read and are left out: c.png (row 4), d.png (row 5)" in lines
+    assert [made.usable(i) for i in range(5)] == [True, False, True, False, True]
+
+
+def test_the_same_image_liked_and_disliked_is_told(prepare, pipeline, broken):
+    lines = list(
+        cache.check(
+            *prepare(broken, skip_unreadable=True)[:1], pipeline, prepare(broken, skip_unreadable=True)[1]
+        )
+    )
+    assert "1 images are both liked and disliked: a.png = e.png" in lines
+
+
+def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    example(folder, "file_name,caption,label", f"a.png,{'blue ' * 20},liked", "b.png,x,disliked")
+    made, settings = prepare(folder)
+    assert any(
+        re.match("1 captions are cut, being longer than 16 tokens", line)
+        for line in cache.check(made, pipeline, settings)
+    )
+
+
+def test_smpo_needs_scores(prepare, pipeline, example, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    example(folder, "winner,loser,caption", "a.png,b.png,x", name="pairs.csv")
+    made, settings = prepare(folder, objective="smpo")
+    with pytest.raises(InputError, match="smpo needs the columns winner_score and loser_score"):
+        list(cache.check(made, pipeline, settings))
+
+
+def test_a_full_disk_is_said_before_the_work(prepare, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(
+        InputError,
+        match=r"cannot make .* GB in .*No space left on device; use another --cache or --no-cached",
+    ):
+        prepare()
+    assert not (tmp_path / "images").exists()
+
+
+def test_a_resolution_the_model_cannot_work_on_is_refused(prepare):
+    with pytest.raises(InputError, match="--resolution must be a multiple of 8 for this model, not 30"):
+        prepare(resolution=30)

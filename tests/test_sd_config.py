@@ -1,0 +1,95 @@
+"""sd.config: a recipe file, overridden by options; what cannot be is refused in one line."""
+
+import dataclasses
+import tomllib
+
+import pytest
+
+from sd.config import RECIPES, Config, option, read
+from toy.errors import InputError
+
+PLACES = ["--model", "m", "--data", "d", "--out", "o"]
+
+
+def test_options_override_the_recipe_and_the_rest_is_default(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'beta = 7\ngamma = 0.5\nmodel = "m"\ndata = "d"\nout = "o"\nflip = true\n'
+    )
+    config = read(
+        [str(tmp_path / "mine.toml"), "--gamma", "0.9", "--no-flip", "--validation-prompts", "a", "b c"]
+    )
+    assert (config.beta, config.gamma, config.flip, config.seed) == (7.0, 0.9, False, 0)
+    assert config.validation_prompts == ("a", "b c")
+
+
+def test_every_setting_is_an_option_with_a_word_of_help(capsys):
+    with pytest.raises(SystemExit):
+        read(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for f in dataclasses.fields(Config):
+        assert option(f.name) in text and f.metadata["help"].replace("\n", " ")[:20] in text, f.name
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_load_and_fit_on_a_screen(recipe):
+    config = read([recipe.stem, *PLACES])
+    assert config.objective in recipe.stem.replace("-", "_") or recipe.stem == "tiny"
+    assert len(recipe.read_text().splitlines()) <= 40
+
+
+def test_the_recipe_of_the_paper_says_what_the_paper_says():
+    known = tomllib.loads((RECIPES / "diffusion-kto-sd15.toml").read_text())
+    paper = {"beta": 5000, "gamma": 0.8, "lr": 1e-7, "warmup": 1000, "steps": 10000, "prompt_dropout": 0.2}
+    assert {k: known[k] for k in paper} == paper and known["utility"] == "kahneman_tversky"
+
+
+def test_sft_draws_desirable_examples_only():
+    assert read([*PLACES, "--objective", "sft"]).run.mix == 1.0
+    assert read([*PLACES, "--objective", "csft"]).run.mix == 0.8
+    assert read([*PLACES, "--objective", "smpo"]).paired
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--bta", "3"], "unrecognized arguments: --bta"),
+        (["--beta", "much"], "--beta"),
+        (["--beta", "-1"], "beta must be positive"),
+        (["--objective", "ppo"], "unknown objective 'ppo'"),
+        (["--utility", "nothing"], "unknown utility"),
+        (["--utility", "missing.py:u"], "no file missing.py"),
+        (["--tune", "lora", "--lora-rank", "0"], "--lora-rank must be at least 1"),
+        (["--crop", "random"], "random crops cannot be encoded in advance"),
+        (["--intersections", "maybe"], "use one of liked, disliked, left_out"),
+        (["--prompt-dropout", "2"], "--prompt-dropout must be in [0, 1]"),
+        (["--lr", "0"], "--lr must be above 0"),
+        (["nowhere"], "no recipe"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments, words):
+    with pytest.raises(InputError, match=None) as error:
+        read([*PLACES, *arguments] if arguments[0] != "nowhere" else [*arguments, *PLACES])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("betta = 3", "unknown setting 'betta'"),
+        ("beta = 'x'", "beta must be float"),
+        ("beta", "Expected '='"),
+    ],
+)
+def test_a_wrong_recipe_names_the_file(text, words, tmp_path):
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(InputError) as error:
+        read([str(tmp_path / "bad.toml"), *PLACES])
+    assert words in str(error.value) and "bad.toml" in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "out"])
+def test_what_must_be_given_is_asked_for(missing):
+    places = {"--model": "m", "--data": "d", "--out": "o"}
+    del places[f"--{missing}"]
+    with pytest.raises(InputError, match=f"--{missing} is missing"):
+        read([word for pair in places.items() for word in pair])

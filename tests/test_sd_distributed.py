@@ -1,0 +1,100 @@
+"""Two processes with batch B are one with batch 2B: same losses, same gradients, for every objective."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sd import trainer
+
+# what both do; batch 1 for each of two processes: in most steps one of them has no desirable example
+OBJECTIVES = {name: {"objective": name} for name in ("sft", "csft", "diffusion_kto", "diffusion_dpo", "smpo")}
+OBJECTIVES["adapters"] = {"tune": "lora", "lr": 1e-3}
+OBJECTIVES["accumulated"] = {"accumulate": 2}
+
+
+def settings(base, name, out, batch):
+    changes = {"out": str(out / name), "batch": batch, "inversion_steps": 2, "steps": 5, "gamma": 0.5}
+    return type(base)(**vars_of(base) | changes | OBJECTIVES[name])
+
+
+def vars_of(config):
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def main(told):
+    """One process of two: run every objective and leave its weights and losses."""
+    from pathlib import Path
+
+    from sd.config import Config
+
+    told = json.loads(told)
+    base, out = Config(**told["config"]), Path(told["out"])
+    for name in OBJECTIVES:
+        rows = [s for s in trainer.train(settings(base, name, out, 1))]
+        now = rows[-1].trainer
+        if now.accelerator.is_main_process:
+            assert now.accelerator.num_processes == 2
+            found = {n: w.detach().clone() for n, w in zip(now.names, now.weights, strict=True)}
+            save_file(found, out / f"{name}.safetensors")
+            (out / f"{name}.json").write_text(json.dumps([row.metrics for row in rows[1:]]))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, red):
+    """What two processes found: (folder, config)."""
+    from sd.config import Config
+    from sd.tiny import PIPELINE
+
+    out = tmp_path_factory.mktemp("two")
+    config = {"model": str(PIPELINE), "data": str(red), "out": str(out), "cache": str(out / "cache")}
+    config |= {"beta": 30.0, "lr": 1e-4, "warmup": 0, "precision": "fp32", "workers": 0, "log_every": 1}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import sys, test_sd_distributed as t; t.main(sys.argv[1])"
+    told = json.dumps({"config": config, "out": str(out)})
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, told],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=os.path.dirname(__file__),
+        )
+        for rank in (0, 1)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), errors[0][-2000:] + errors[1][-2000:]
+    return out, Config(**config)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_processes_are_one_with_twice_the_batch(two, name, tmp_path):
+    out, base = two
+    rows = list(trainer.train(settings(base, name, tmp_path, 2)))
+    theirs = json.loads((out / f"{name}.json").read_text())
+    for mine, other in zip([row.metrics for row in rows[1:]], theirs, strict=True):
+        for key in set(mine) - {"images_per_second"}:
+            assert mine[key] == pytest.approx(other[key], rel=2e-3, abs=2e-4), (name, key)
+    found = load_file(out / f"{name}.safetensors")
+    for n, weight in zip(rows[-1].trainer.names, rows[-1].trainer.weights, strict=True):
+        torch.testing.assert_close(found[n], weight.detach(), rtol=0, atol=3e-5)
+
+
+def test_some_process_had_no_desirable_example(two):
+    out, _ = two
+    counts = [row["desirable"] for row in json.loads((out / "diffusion_kto.json").read_text())]
+    assert 1 in counts or 0 in counts

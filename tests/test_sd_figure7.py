@@ -1,0 +1,69 @@
+"""sd.figure7: one user's taste, taught by each objective and measured in pictures."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from sd import figure7, shapes
+from sd.tiny import PIPELINE
+
+
+def test_measures_tell_what_was_preferred_from_what_was_not():
+    images, captions = shapes.training_set(60, seed=3)
+    plain, red = (figure7.measure(i, captions, "red") for i in (images, shapes.redden(images)))
+    assert red["met"] > plain["met"] + 0.08 and plain["following"] == 1
+    large = torch.tensor([scene.size == "large" for scene in shapes.judge(images)])
+    assert (
+        figure7.measure(images[large], [c for c, x in zip(captions, large, strict=True) if x], "large")["met"]
+        == 1
+    )
+
+
+def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figure7, "STEPS", {"red": 90, "large": 5})
+    monkeypatch.setattr(figure7, "prompts", lambda preference: [s.caption for s in shapes.OPEN_SIZE[:12]])
+    monkeypatch.setattr(figure7, "draw", partial(figure7.draw, steps=2))
+    monkeypatch.setattr(figure7, "OBJECTIVES", {k: v | {"batch": 2} for k, v in figure7.OBJECTIVES.items()})
+    arguments = [
+        "--preference",
+        "large",
+        "--seeds",
+        "2",
+        "--out",
+        str(tmp_path / "o"),
+        "--runs",
+        str(tmp_path / "r"),
+    ]
+    assert figure7.main(arguments) == 0
+    found = json.loads((tmp_path / "o/figure7-large.json").read_text())
+    assert {(r["name"], r["seed"], r["step"]) for r in found["rows"]} == {
+        (name, seed, step) for name in figure7.OBJECTIVES for seed in (0, 1) for step in range(6)
+    }
+    assert (tmp_path / "o/figure7-large.png").stat().st_size > 10_000
+    assert "share of large shapes" in capsys.readouterr().out
+    monkeypatch.setattr(figure7, "train", lambda config: pytest.fail("trained again"))
+    assert figure7.main(arguments) == 0
+
+
+def test_summaries_are_means_with_their_interval():
+    rows = [
+        {"name": "sft", "seed": s, "step": 5, "met": v, "following": 1.0}
+        for s, v in enumerate((0.1, 0.2, 0.3))
+    ]
+    [entry] = figure7.summarise(rows)
+    assert entry["met"] == pytest.approx(0.2) and entry["met_half_width"] == pytest.approx(
+        4.303 * 0.1 / 3**0.5, rel=1e-3
+    )
+    assert entry["following_half_width"] == 0 and math.isnan(figure7.summarise(rows[:1])[0]["met_half_width"])
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path, capsys):
+    assert (
+        figure7.main(["--model", str(tmp_path), "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]) == 2
+    )
+    assert "is no folder of a diffusers pipeline" in capsys.readouterr().err
+    assert figure7.main(["--seeds", "0"]) == 2 and "out of range" in capsys.readouterr().err
+    assert PIPELINE.is_dir()

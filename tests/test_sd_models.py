@@ -1,0 +1,183 @@
+"""sd.models: pipelines of every kind are loaded, asked and saved as diffusers itself would."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from safetensors.torch import load_file
+
+from sd import models
+from sd.sample import draw
+from sd.tiny import PIPELINE
+from toy.errors import InputError
+
+LATENT = (2, 4, 8, 8)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(params=["v1", "v2", "xl"])
+def pipeline(kinds, request):
+    return models.load(kinds[request.param])
+
+
+def condition(pipeline, captions):
+    found = models.encode_text(pipeline, captions)
+    return found | {"sizes": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * len(captions))}
+
+
+@torch.no_grad()
+def test_the_condition_is_what_the_pipeline_itself_uses(pipeline, monkeypatch):
+    """A pipeline's own call and our predict() agree on the same latents: text, pooled, time ids."""
+    seen = []
+    forward = pipeline.unet.forward
+    monkeypatch.setattr(pipeline.unet, "forward", lambda *a, **k: seen.append((a, k)) or forward(*a, **k))
+    captions = ["a small red circle on a white background", "a blue square on a gray background"]
+    pipeline(
+        captions, num_inference_steps=1, guidance_scale=1.0, latents=normal(*LATENT), output_type="latent"
+    )
+    (xt, t), _ = seen[0]
+    theirs = forward(*seen[0][0], **seen[0][1])[0]
+    torch.testing.assert_close(
+        models.predict(pipeline.unet, xt, t.expand(2), condition(pipeline, captions)), theirs
+    )
+
+
+@torch.no_grad()
+def test_predicted_noise_is_the_schedulers(pipeline):
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(1000)
+    xt, t, c = normal(*LATENT), torch.tensor([300, 300]), condition(pipeline, ["a", "b"])
+    abar, velocity = pipeline.scheduler.alphas_cumprod, models.predicts_velocity(pipeline)
+    eps = models.predict_eps(pipeline.unet, xt, t, c, abar, velocity)
+    x0 = scheduler.step(models.predict(pipeline.unet, xt, t, c), 300, xt).pred_original_sample
+    torch.testing.assert_close(
+        eps, (xt - abar[300].sqrt() * x0) / (1 - abar[300]).sqrt(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_empty_prompt_of_xl_is_zeros_as_the_pipeline_samples_it(kinds):
+    found = models.encode_text(models.load(kinds["xl"]), ["", "a circle"])
+    assert not found["text"][0].any() and not found["pooled"][0].any()
+    assert found["text"][1].any() and found["pooled"][1].any()
+    assert models.encode_text(models.load(kinds["v1"]), [""])["text"].any()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_policy_and_reference_start_equal_to_the_bit(pipeline, config, tune, precision):
+    policy, reference = models.policy_and_reference(
+        pipeline.unet, config(tune=tune, precision=precision), True
+    )
+    c, xt, t = condition(pipeline, ["a red circle", ""]), normal(*LATENT), torch.tensor([10, 900])
+
+    def out(unet):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return models.predict(unet, xt, t, c)
+
+    with torch.no_grad():
+        mine = out(policy)
+        if reference is None:
+            with models.without_adapters(policy):
+                theirs = out(policy)
+        else:
+            theirs = out(reference)
+            assert not any(p.requires_grad for p in reference.parameters())
+    assert torch.equal(mine, theirs)
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    assert trained and all(p.dtype == torch.float32 for p in trained)
+
+
+def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
+    unet = models.load(PIPELINE).unet
+    models.policy_and_reference(unet, config(tune="lora"), True)
+    before = {n for n, p in unet.named_parameters() if p.requires_grad}
+    for n, p in unet.named_parameters():
+        if "lora_B" in n:
+            torch.nn.init.normal_(p.data)
+    c = {"text": normal(2, 16, 64)}
+    with torch.no_grad():
+        on = models.predict(unet, normal(*LATENT), torch.tensor([5, 5]), c)
+        with models.without_adapters(unet):
+            off = models.predict(unet, normal(*LATENT), torch.tensor([5, 5]), c)
+    plain = models.load(PIPELINE).unet
+    assert torch.equal(
+        off, models.predict(plain, normal(*LATENT), torch.tensor([5, 5]), c)
+    ) and not torch.equal(on, off)
+    assert {n for n, p in unet.named_parameters() if p.requires_grad} == before and all(
+        "lora" in n for n in before
+    )
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tune, tmp_path):
+    settings = config(tune=tune)
+    folder = pipeline.config._name_or_path
+    unet, _ = models.policy_and_reference(pipeline.unet, settings, True)
+    for i, p in enumerate(p for p in unet.parameters() if p.requires_grad):
+        p.data += 0.05 * normal(*p.shape, seed=i)
+    prompts = ["a red circle on a gray background"]
+    expected = draw(pipeline, prompts, steps=3)
+    models.save_weights(pipeline, unet, settings, tmp_path / "saved")
+    if tune == "full":
+        plain = DiffusionPipeline.from_pretrained(tmp_path / "saved")
+    else:
+        plain = DiffusionPipeline.from_pretrained(folder)
+        plain.load_lora_weights(tmp_path / "saved")
+    torch.testing.assert_close(draw(plain, prompts, steps=3), expected, rtol=0, atol=1e-3)
+
+
+def test_images_start_from_the_noise_of_their_prompt_whatever_the_batch():
+    pipeline = models.load(PIPELINE)
+    prompts = [
+        "a red circle on a gray background",
+        "a blue square on a white background",
+        "a red circle on a gray background",
+    ]
+    together = draw(pipeline, prompts, steps=2)
+    torch.testing.assert_close(draw(pipeline, prompts, steps=2, batch=1), together, rtol=0, atol=1e-4)
+    assert not torch.allclose(together[0], together[2], atol=1e-2)
+    torch.testing.assert_close(draw(pipeline, prompts[1:], steps=2)[0], together[1], rtol=0, atol=1e-4)
+
+
+def test_the_committed_pipeline_has_the_files_and_keys_of_a_real_one():
+    files = {str(p.relative_to(PIPELINE)) for p in PIPELINE.rglob("*") if p.is_file()}
+    assert {"model_index.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+            "text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.safetensors"} <= files  # fmt: skip
+    text, unet = (
+        load_file(PIPELINE / f)
+        for f in ("text_encoder/model.safetensors", "unet/diffusion_pytorch_model.safetensors")
+    )
+    assert "text_model.encoder.layers.0.self_attn.q_proj.weight" in text
+    assert {"conv_in.weight", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"} <= set(
+        unet
+    )
+    assert sum(p.stat().st_size for p in PIPELINE.rglob("*")) < 4e6
+    assert json.loads((PIPELINE / "scheduler/scheduler_config.json").read_text())["clip_sample"] is False
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda f: (f / "model_index.json").unlink(), "no usable model_index.json"),
+        (
+            lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+            "holds a FluxPipeline; supported are",
+        ),
+        (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
+        (lambda f: (f / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"short"), "does not load"),
+        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "does not load"),
+    ],
+)
+def test_a_folder_that_is_no_whole_pipeline_is_refused(tmp_path, harm, words):
+    shutil.copytree(PIPELINE, tmp_path / "model")
+    harm(tmp_path / "model")
+    with pytest.raises(InputError) as error:
+        models.load(tmp_path / "model")
+    assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)

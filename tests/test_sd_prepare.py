@@ -1,0 +1,138 @@
+"""sd.prepare: Pick-a-Pic's comparisons become images, pairs.csv and feedback.csv."""
+
+import csv
+import io
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from sd import prepare
+from sd.data import open_index
+from toy.errors import InputError
+
+
+def jpeg(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def comparison(first, second, label, caption="a cat", **changes):
+    row = {
+        "caption": caption,
+        "jpg_0": jpeg(first),
+        "jpg_1": jpeg(second),
+        "image_0_uid": first,
+        "image_1_uid": second,
+    }
+    return row | {"label_0": label, "label_1": 1 - label, "has_label": True, "user_id": 1} | changes
+
+
+COMPARISONS = [
+    comparison("red", "blue", 1.0),
+    comparison("blue", "green", 1.0),  # blue has lost and won
+    comparison("green", "pink", 0.5),
+    comparison("red", "pink", 0.5),  # red has won and never lost
+    comparison("red", "blue", 0.0, has_label=False),
+    comparison("red", "gray", 0.0, jpg_1=None),
+    comparison("tan", "red", 0.0, caption='said "so",\nthey say'),
+]
+
+
+def rows(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def write(path, comparisons=COMPARISONS):
+    path.parent.mkdir(exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(comparisons), path)
+    return path
+
+
+def test_comparisons_become_pairs_and_each_image_one_row(tmp_path):
+    write(tmp_path / "source/train-0.parquet")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert prepare.prepare(str(tmp_path / "source"), out) == {"pairs": 3, "ties": 2, "unusable": 2}
+    pairs = [(p["winner"][10:-4], p["loser"][10:-4], p["caption"]) for p in rows(out / "pairs.csv")]
+    assert pairs == [
+        ("red", "blue", "a cat"),
+        ("blue", "green", "a cat"),
+        ("red", "tan", 'said "so",\nthey say'),
+    ]
+    split = {r["file_name"][10:-4]: r["split"] for r in rows(out / "feedback.csv")}
+    assert split == {
+        "red": "exclusive_win",  # ties do not count against it
+        "blue": "intersections",
+        "green": "exclusive_lose",
+        "pink": "exclusive_lose",  # ties only: never preferred
+        "tan": "exclusive_lose",
+    }
+    assert (out / "images/re/red.jpg").read_bytes() == COMPARISONS[0]["jpg_0"]
+
+
+def test_the_result_is_what_training_reads(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    prepare.prepare(str(write(tmp_path / "a.parquet")), out)
+    feedback = open_index(out / "feedback.csv", tmp_path)
+    assert (feedback.liked, feedback.images) == (2, 5)
+    (tmp_path / "pairs").mkdir()
+    assert open_index(out / "pairs.csv", tmp_path / "pairs").images == 6
+
+
+def test_a_saved_dataset_gives_the_same(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(COMPARISONS).save_to_disk(tmp_path / "saved")
+    write(tmp_path / "source/a.parquet")
+    for name in ("saved", "source"):
+        (tmp_path / f"{name}-out").mkdir()
+        prepare.prepare(str(tmp_path / name), tmp_path / f"{name}-out")
+    for file in ("pairs.csv", "feedback.csv"):
+        assert (tmp_path / "saved-out" / file).read_text() == (tmp_path / "source-out" / file).read_text()
+
+
+def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
+    write(tmp_path / "source/0.parquet")
+    write(tmp_path / "source/1.parquet", [comparison("blue", "red", 1.0)])
+    out = tmp_path / "out"
+    out.mkdir()
+    take, taken = prepare._take, []
+
+    def stop(*arguments):
+        taken.append(1)
+        if len(taken) == 8:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    monkeypatch.setattr(prepare, "_take", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(str(tmp_path / "source"), out)
+    assert not (out / "pairs.csv").exists()
+    assert prepare.prepare(str(tmp_path / "source"), out)["pairs"] == 4
+    assert len(taken) == 9  # the first file was not taken again
+    again = prepare.prepare(str(tmp_path / "source"), out)
+    assert again["pairs"] == 4 and len(rows(out / "pairs.csv")) == 4
+    split = {r["file_name"][10:-4]: r["split"] for r in rows(out / "feedback.csv")}
+    assert split["red"] == "intersections"
+
+
+def test_names_that_would_leave_the_folder_are_not_used(tmp_path):
+    write(tmp_path / "a.parquet", [comparison("red", "blue", 1.0, image_0_uid="../../evil")])
+    (tmp_path / "out").mkdir()
+    assert prepare.prepare(str(tmp_path / "a.parquet"), tmp_path / "out")["unusable"] == 1
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_what_cannot_be_read_is_named(tmp_path, capsys):
+    with pytest.raises(InputError, match="no parquet or arrow file in"):
+        prepare.prepare(str(tmp_path), tmp_path)
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    assert prepare.main([str(tmp_path / "bad.parquet"), "--out", str(tmp_path / "o")]) == 2
+    assert "bad.parquet cannot be read" in capsys.readouterr().err
+    write(tmp_path / "less.parquet", [{"caption": "x"}])
+    with pytest.raises(InputError, match=r"less\.parquet has no column jpg_0, jpg_1"):
+        prepare.prepare(str(tmp_path / "less.parquet"), tmp_path)
