@@ -1,4 +1,5 @@
 # make figure6   draw the paper's Figure 6, from nothing
+# make figure7   align a tiny Stable Diffusion, the paper's Figure 7
 # make test      run the tests
 # make figures   regenerate everything in figures/
 # make lint      check style
@@ -11,11 +12,16 @@ PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint co
 figure6: $(VENV)/base
 	$(RUN) -m toy figure6
 
-figures: $(VENV)/base
+figure7: $(VENV)/sd
+	$(RUN) -m sd.figure7
+
+figures: $(VENV)/sd
 	$(RUN) -m toy figure6 --seeds 10 --out figures
 	for world in moons rings grid; do $(RUN) -m toy figure6 --world $$world --seeds 5 --out figures || exit; done
 	$(RUN) -m toy utilities --out figures
 	$(RUN) -m toy sweep --seeds 10 --out figures
+	$(RUN) -m sd.figure7 --seeds 5 --out figures
+	$(RUN) -m sd.figure7 --seeds 5 --out figures --preference large
 
 test: $(VENV)/dev
 	$(RUN) -m pytest
@@ -31,8 +37,12 @@ $(VENV)/base: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/dev: $(VENV)/base
+$(VENV)/sd: $(VENV)/base
+	$(PIP) --editable '.[sd]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/sd
 	$(PIP) --editable '.[sd,dev]'
 	@touch $@
 
-.PHONY: figure6 figures test lint
+.PHONY: figure6 figure7 figures test lint

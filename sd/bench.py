@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,7 +77,7 @@ def made_up_cache(unet: UNet2DConditionModel) -> Cache:
     texts = {"text": normal(index.captions, 1, TOKENS, unet.config.cross_attention_dim)}
     if unet.config.addition_embed_type:
         texts["pooled"] = normal(index.captions, 1, 1280)
-    return Cache(index, 8 * side, (unet.config.in_channels, side, side), images, texts)
+    return Cache(Path(), index, 8 * side, (unet.config.in_channels, side, side), images, texts)
 
 
 def forward_flop(size: str) -> int:

@@ -57,6 +57,7 @@ def read_image(path: Path, resolution: int, crop: str = "center", rng=None) -> t
 class Cache:
     """What training reads: encoded images and captions of an index, or with --no-cached their checks only."""
 
+    folder: Path  # of the images' arrays
     index: Index
     pixels: int  # of an image's side
     shape: tuple[int, ...]  # (C, h, w) of its latents
@@ -74,8 +75,9 @@ def prepare(
 ) -> Cache:
     """Read every image and caption once, and encode them unless --no-cached. What is there already, of the
     same model, data and settings, is kept."""
-    size = resolution(config, pipeline)
-    shape = (pipeline.vae.config.latent_channels, size // vae_ratio(pipeline), size // vae_ratio(pipeline))
+    size, ratio = resolution(config, pipeline), vae_ratio(pipeline)
+    shape = (pipeline.vae.config.latent_channels, size // ratio, size // ratio)
+    place = folder / ("images" if config.cached else "checks")
     about = {"data": index.digest, "resolution": size, "flip": config.flip}
     arrays = {"unreadable": ((index.images,), "bool"), "digest": ((index.images,), "S16")}
     if config.cached:
@@ -83,28 +85,26 @@ def prepare(
         moments = (index.images, 1 + config.flip, 2 * shape[0], *shape[1:])
         arrays |= {"latents": (moments, "float16"), "sizes": ((index.images, 6), "int32")}
 
-    def encode(chunks: Chunks) -> Iterator[Arrays]:
+    def encode_images(chunks: Chunks) -> Iterator[Arrays]:
         return _encoded_images(config, pipeline, _Files(index, size, chunks))
 
-    chunk = min(64, max(1, 2**21 // size**2))
-    images = _fill(
-        folder / ("images" if config.cached else "checks"), about, arrays, chunk, encode, accelerator
-    )
+    chunk = min(64, max(1, 2**21 // size**2))  # fewer large images than small ones fit into memory
+    images = _fill(place, about, arrays, chunk, encode_images, accelerator)
     if not config.cached:
-        return Cache(index, size, shape, images, {})
+        return Cache(place, index, size, shape, images, {})
+
     prefixes = CSFT if config.objective == "csft" else ("",)
-    about = {
-        "data": index.digest,
-        "model": [models.digest(encoder) for encoder in models.encoders(pipeline)[1:]],
-    }
+    encoders = [models.digest(encoder) for encoder in models.encoders(pipeline)[1:]]
+    about = {"data": index.digest, "model": encoders}
     example = {k: v[0] for k, v in models.encode_text(pipeline, [""]).items()}
     arrays = {k: ((index.captions, len(prefixes), *v.shape), "float16") for k, v in example.items()}
 
-    def encode(chunks: Chunks) -> Iterator[Arrays]:
+    def encode_captions(chunks: Chunks) -> Iterator[Arrays]:
         return _encoded_captions(pipeline, index, prefixes, chunks)
 
     folder /= "captions-csft" if len(prefixes) > 1 else "captions"
-    return Cache(index, size, shape, images, _fill(folder, about, arrays, 32, encode, accelerator))
+    texts = _fill(folder, about, arrays, 32, encode_captions, accelerator)
+    return Cache(place, index, size, shape, images, texts)
 
 
 def vae_ratio(pipeline: DiffusionPipeline) -> int:
@@ -158,7 +158,6 @@ def _fill(
     for k, values in enumerate(encode(chunks) if len(chunks) else ()):
         for name, value in values.items():
             stored[name][chunks[k].start : chunks[k].stop] = value
-            stored[name].flush()
         stored["done"][chunks.todo[k]] = True
         progress.update()
     progress.close()
@@ -181,9 +180,9 @@ def _create(folder: Path, about: dict, arrays: dict) -> None:
         for name, (shape, kind) in arrays.items():
             path = folder / f"{name}.npy"
             array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-            with open(path, "r+b") as file:  # a full disk is an error here, and a crash later
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            del array
+            if hasattr(os, "posix_fallocate"):  # where it is, a full disk is an error here, not a crash later
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, array.nbytes)
     except OSError as error:
         size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
         shutil.rmtree(folder, ignore_errors=True)
@@ -238,34 +237,45 @@ def _encoded_captions(
         yield {k: v.unflatten(0, (-1, len(prefixes))).cpu().numpy() for k, v in encoded.items()}
 
 
-def check(cache: Cache, pipeline: DiffusionPipeline, config: Config) -> Iterator[str]:
-    """What a person should know of the data, line by line. Raises InputError for unreadable images, unless
-    they are to be left out, and for pairs without the scores that smpo needs."""
-    index = cache.index
-    if config.objective == "smpo" and index.lowest is None:
+def refuse_unusable(cache: Cache, config: Config) -> None:
+    """Raises InputError for unreadable images, unless they are to be left out, and for pairs without the
+    scores that smpo needs."""
+    if config.objective == "smpo" and cache.index.lowest is None:
         raise InputError(
             "smpo needs the columns winner_score and loser_score in pairs.csv; diffusion_dpo does not"
         )
+    bad = np.flatnonzero(cache.images["unreadable"])
+    if len(bad) and not config.skip_unreadable:
+        names = _named(cache.index, bad)
+        raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or --skip-unreadable")
+
+
+def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
+    """What a person should know of the data, in lines; looked for once and kept beside the images."""
+    index, limit = cache.index, models.token_limit(pipeline)
+    file = cache.folder / f"report-{limit}.json"
+    if file.exists():
+        return json.loads(file.read_text())["lines"]
     disliked = index.images - index.liked
     counts = (
-        f"{index.liked} pairs"
-        if index.paired
-        else f"{index.liked} desirable and {disliked} undesirable images"
+        f"{index.liked} pairs" if index.paired else f"{index.liked} desirable, {disliked} undesirable images"
     )
-    yield f"{counts}, {index.captions - 1} captions"
-    bad = [index.image(int(i)) for i in np.flatnonzero(cache.images["unreadable"])]
-    if bad:
-        names = ", ".join(f"{b.file} (row {b.row})" for b in bad[:20]) + (", ..." if len(bad) > 20 else "")
-        if not config.skip_unreadable:
-            raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or --skip-unreadable")
-        yield f"{len(bad)} images cannot be read and are left out: {names}"
-    limit, long = models.token_limit(pipeline), []
-    for text in map(index.caption, range(1, index.captions)):
-        if len(text) > limit and len(pipeline.tokenizer(text).input_ids) > limit:
-            long.append(text)
+    lines = [f"{counts}, {index.captions - 1} captions"]
+    bad = np.flatnonzero(cache.images["unreadable"])
+    if len(bad):
+        lines.append(f"{len(bad)} images cannot be read and are left out: {_named(index, bad)}")
+    texts = (text for text in map(index.caption, range(1, index.captions)) if len(text) > limit)
+    long = [text[:40] for text in texts if len(pipeline.tokenizer(text).input_ids) > limit]
     if long:
-        yield f"{len(long)} captions are cut, being longer than {limit} tokens, as '{long[0][:40]}...'"
+        lines.append(f"{len(long)} captions are cut, being longer than {limit} tokens, as '{long[0]}...'")
     opposites = [] if index.paired else index.find_opposites(cache.images["digest"])
     if opposites:
         names = ", ".join(" = ".join(sorted(set(pair))) for pair in opposites[:5])
-        yield f"{len(opposites)} images are both liked and disliked: {names}"
+        lines.append(f"{len(opposites)} images are both liked and disliked: {names}")
+    save_json(file, {"lines": lines})
+    return lines
+
+
+def _named(index: Index, numbers: np.ndarray) -> str:
+    rows = [index.image(int(i)) for i in numbers[:20]]
+    return ", ".join(f"{r.file} (row {r.row})" for r in rows) + (", ..." if len(numbers) > 20 else "")

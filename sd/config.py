@@ -111,6 +111,8 @@ class Config:
             raise InputError(
                 "random crops cannot be encoded in advance: add --no-cached, or use --crop center"
             )
+        if self.validate_every and not self.validation_prompts:
+            raise InputError("--validate-every needs --validation-prompts")
         for name in ("model", "data", "out"):
             if not getattr(self, name):
                 raise InputError(f"--{name} is missing: {_about(name)}")

@@ -13,6 +13,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,15 +61,18 @@ class Index:
         self.root, self.digest, self.paired = Path(facts["root"]), facts["digest"], facts["paired"] == "1"
         self.images, self.liked = int(facts["images"]), int(facts["liked"])
         self.captions = int(facts["captions"])  # with the empty one
-        bounds = self._db.execute("SELECT min(score), max(score) FROM images").fetchone()
-        self.lowest, self.highest = bounds
+        self.lowest, self.highest = (facts[k] and float(facts[k]) for k in ("lowest", "highest"))
 
     @property
     def _db(self) -> sqlite3.Connection:
         if self._process != os.getpid():  # a connection must not cross a fork
-            self._connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, check_same_thread=False)
+            self._connection = _connect(self.path)
             self._process = os.getpid()
         return self._connection
+
+    def __del__(self):
+        if hasattr(self, "_connection"):
+            self._connection.close()
 
     def __getstate__(self):
         return {k: v for k, v in vars(self).items() if k != "_connection"} | {"_process": None}
@@ -86,7 +90,7 @@ class Index:
 
     def find_opposites(self, digests: Iterable[bytes]) -> list[tuple[str, str]]:
         """Files of the same content but with opposite labels, given every image's digest (b"" for none)."""
-        with sqlite3.connect("") as scratch:  # a temporary file
+        with closing(sqlite3.connect("")) as scratch:  # a temporary file
             scratch.execute("ATTACH ? AS known", (str(self.path),))
             scratch.execute("CREATE TABLE seen (digest BLOB)")
             scratch.executemany("INSERT INTO seen VALUES (?)", ((bytes(digest),) for digest in digests))
@@ -98,11 +102,11 @@ class Index:
 def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:
     """The index of a CSV, kept in `folder` and built when it is not there or the CSV has changed."""
     stat = csv_path.stat()
-    identity = f"{csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
+    identity = f"layout 1, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
     path = folder / "index.sqlite"
     if path.exists():
         try:
-            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+            with closing(_connect(path)) as db:
                 if ("identity", identity) in db.execute("SELECT key, value FROM about"):
                     return Index(path)
         except sqlite3.Error:
@@ -119,32 +123,40 @@ def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> In
     return Index(path)
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+
+
 def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
     path.unlink(missing_ok=True)
-    db = sqlite3.connect(path)
-    db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-    db.execute("CREATE TABLE raw (file TEXT, text TEXT, desirable INTEGER, score REAL, row INTEGER)")
     reader = _Reader(csv_path)
     paired = {"winner", "loser"} <= set(reader.columns)
     rows = read_pairs(reader) if paired else read_feedback(reader, intersections)
-    db.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", tqdm(rows, "reading rows", unit="", leave=False))
-    db.executescript(f"""
-        CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
-        INSERT INTO captions VALUES (0, '');
-        INSERT OR IGNORE INTO captions (text) SELECT DISTINCT text FROM raw;
-        CREATE TABLE images (file TEXT, caption INTEGER, desirable INTEGER, score REAL, row INTEGER);
-        INSERT INTO images SELECT file, captions.id, desirable, score, row FROM raw JOIN captions USING (text)
-            ORDER BY {"raw.rowid" if paired else "desirable DESC, raw.rowid"};
-        DROP TABLE raw;
-        CREATE TABLE about (key TEXT, value TEXT)""")
-    images, liked = db.execute("SELECT count(*), total(desirable) FROM images").fetchone()
-    captions = db.execute("SELECT count(*) FROM captions").fetchone()[0]
-    facts = {"identity": identity, "digest": reader.digest.hexdigest() + intersections, "paired": int(paired)}
-    facts |= {"root": csv_path.parent.resolve(), "images": images, "liked": int(liked), "captions": captions}
-    db.executemany("INSERT INTO about VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
-    db.commit()
-    db.execute("VACUUM")
-    db.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        db.execute("CREATE TABLE raw (file TEXT, text TEXT, desirable INTEGER, score REAL, row INTEGER)")
+        progress = tqdm(rows, "reading rows", unit="", leave=False)
+        db.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", progress)
+        order = "raw.rowid" if paired else "desirable DESC, raw.rowid"
+        db.executescript(f"""
+            CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
+            INSERT INTO captions VALUES (0, '');
+            INSERT OR IGNORE INTO captions (text) SELECT DISTINCT text FROM raw;
+            CREATE TABLE images (file TEXT, caption INTEGER, desirable INTEGER, score REAL, row INTEGER);
+            INSERT INTO images SELECT file, captions.id, desirable, score, row
+                FROM raw JOIN captions USING (text) ORDER BY {order};
+            DROP TABLE raw;
+            CREATE TABLE about (key TEXT, value TEXT);
+            INSERT INTO about SELECT 'images', count(*) FROM images;
+            INSERT INTO about SELECT 'liked', sum(desirable) FROM images;
+            INSERT INTO about SELECT 'captions', count(*) FROM captions;
+            INSERT INTO about SELECT 'lowest', min(score) FROM images;
+            INSERT INTO about SELECT 'highest', max(score) FROM images""")
+        facts = {"identity": identity, "root": csv_path.parent.resolve(), "paired": int(paired)}
+        facts["digest"] = f"{reader.digest.hexdigest()} {intersections}"
+        db.executemany("INSERT INTO about VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
+        db.commit()
+        db.execute("VACUUM")
 
 
 class _Reader:

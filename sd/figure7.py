@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sd import models, shapes
 from sd.config import Config
 from sd.sample import draw
-from sd.tiny import PIPELINE
+from sd.tiny import GUIDANCE, PIPELINE
 from sd.trainer import train
 from toy import plots
 from toy.__main__ import Parser, number
@@ -65,7 +65,7 @@ def study(preference: str, seeds: int, model: str, out: Path) -> tuple[list[dict
     if not (data / "pairs.csv").exists():
         shapes.write_feedback(data, preference)
     captions, steps = prompts(preference), STEPS[preference]
-    before = draw(models.load(model), captions)
+    before = draw(models.load(model), captions, guidance=GUIDANCE)
     rows, shown = [], {"pretrained": before[:: len(before) // 12]}
     for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), f"runs, {preference}"):
         folder = output_folder(out / f"{preference}-{name}-{seed}")
@@ -87,7 +87,7 @@ def study(preference: str, seeds: int, model: str, out: Path) -> tuple[list[dict
             for state in train(config):
                 if state.step % (steps // 5) == 0:
                     with state.trainer.final() as pipeline:
-                        images = draw(pipeline, captions, seed=seed)
+                        images = draw(pipeline, captions, guidance=GUIDANCE, seed=seed)
                     measured.append({"step": state.step} | measure(images, captions, preference))
             shutil.rmtree(folder / "checkpoints")
             save_file({"images": images[:: len(images) // 12].contiguous()}, folder / "images.safetensors")

@@ -11,6 +11,7 @@ import csv
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -33,23 +34,24 @@ def prepare(source: str, out: Path) -> dict[str, int]:
     """Convert; how many comparisons were pairs, ties and unusable."""
     files = find(Path(source))
     (out / "images").mkdir(exist_ok=True)
-    db = sqlite3.connect(out / "prepare.sqlite")
-    db.executescript(TABLES)
-    done = set(db.execute("SELECT file, batch FROM done"))
-    for file in files:
-        for number, rows in enumerate(tqdm(read(file), file.name, unit=" batches")):
-            if (str(file), number) not in done:
-                counts = {"pairs": 0, "ties": 0, "unusable": 0}
-                for row in rows.to_pylist():
-                    counts[_take(db, row, out)] += 1
-                db.execute("INSERT INTO done VALUES (?, ?, ?, ?, ?)", (str(file), number, *counts.values()))
-                db.commit()  # rows and the note that they are done, together
-    order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
-    _write(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
-    _write(
-        out / "pairs.csv", ("winner", "loser", "caption"), db.execute("SELECT * FROM pairs ORDER BY rowid")
-    )
-    totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
+    with closing(sqlite3.connect(out / "prepare.sqlite")) as db:
+        db.executescript(TABLES)
+        done = set(db.execute("SELECT file, batch FROM done"))
+        for file in files:
+            for number, rows in enumerate(tqdm(read(file), file.name, unit=" batches")):
+                if (str(file), number) not in done:
+                    counts = {"pairs": 0, "ties": 0, "unusable": 0}
+                    for row in rows.to_pylist():
+                        counts[_take(db, row, out)] += 1
+                    db.execute(
+                        "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (str(file), number, *counts.values())
+                    )
+                    db.commit()  # rows and the note that they are done, together
+        order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
+        _write(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
+        pairs = db.execute("SELECT * FROM pairs ORDER BY rowid")
+        _write(out / "pairs.csv", ("winner", "loser", "caption"), pairs)
+        totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
     return {k: int(v) for k, v in zip(("pairs", "ties", "unusable"), totals, strict=True)}
 
 

@@ -34,6 +34,7 @@ from toy.files import output_folder
 PIPELINE = Path(__file__).parent / "tiny-pipeline"  # the committed one
 IMAGES, LENGTH = 4320, 16  # training images; tokens of a prompt
 VAE_STEPS, UNET_STEPS = (1600, 1000), 2200  # VAE: on random crops, then on whole images
+GUIDANCE = 3.0  # at which prompts are followed best
 ABAR = scaled_linear_schedule()
 
 
@@ -154,7 +155,9 @@ def save(pipeline: StableDiffusionPipeline, out: Path) -> None:
 def followed(folder: Path, scenes: list[shapes.Scene]) -> float:
     """The share of scenes that the saved pipeline draws as their prompt says, one image each."""
     prompts = [scene.caption for scene in scenes]
-    return shapes.follows(draw(models.load(folder), prompts), prompts).float().mean().item()
+    return (
+        shapes.follows(draw(models.load(folder), prompts, guidance=GUIDANCE), prompts).float().mean().item()
+    )
 
 
 def _tokenizer() -> CLIPTokenizer:

@@ -23,7 +23,7 @@ def run(config: Config) -> Path:
     now = next(states).trainer
     main = now.accelerator.is_main_process
     log = now.out / "log.jsonl"
-    for note in now.notes if main else ():
+    for note in now.notes:
         print(f"data: {note}")
     if main and now.step:
         print(f"going on from step {now.step}")

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors import SafetensorError
@@ -93,10 +95,9 @@ class Trainer:
                 decay = min(config.ema, (1 + self.step) / (10 + self.step))
                 torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
             self.step += 1
-            # looked at only when logging or saving: looking makes the device wait
-            health = loss.detach() + (
-                0 if accelerator.scaler else norm
-            )  # fp16 skips infinite gradients itself
+            # looked at only when logging or saving: looking makes the device wait. In fp16 infinite gradients
+            # are usual, and skipped
+            health = loss.detach() + (0 if accelerator.scaler else norm)
             broken = torch.where((broken == 0) & ~health.isfinite(), self.step, broken)
             logging = self.step % config.log_every == 0
             saving = self.step % config.save_every == 0 or self.step == config.steps
@@ -109,9 +110,8 @@ class Trainer:
             metrics = None
             if logging:
                 metrics = watch(config, seen) | {"gradient_norm": float(norm), "lr": lr}
-                metrics["images_per_second"] = sum(s[..., 0].numel() for s in seen) / (
-                    time.perf_counter() - since
-                )
+                images, seconds = sum(s[..., 0].numel() for s in seen), time.perf_counter() - since
+                metrics["images_per_second"] = images / seconds
                 seen, since = [], time.perf_counter()
             if saving:
                 self.save()
@@ -212,7 +212,12 @@ def make_accelerator(config: Config) -> Accelerator:
     AcceleratorState._reset_state()  # another run of this process may have had another precision
     precision = "no" if config.precision == "fp32" else config.precision
     try:
-        return Accelerator(mixed_precision=precision, log_with=config.tracker or None, project_dir=config.out)
+        return Accelerator(
+            mixed_precision=precision,
+            log_with=config.tracker or None,
+            project_dir=config.out,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # encoding takes hours
+        )
     except ValueError as error:
         raise InputError(f"--tracker {config.tracker}: {str(error).splitlines()[0]}") from error
 
@@ -233,13 +238,14 @@ def train(config: Config) -> Iterator[State]:
         raise InputError(f"{config.objective} needs the columns {need}, and {csv} has others")
     models.move_encoders(pipeline, accelerator.device)
     examples = cache.prepare(config, pipeline, index, folder, accelerator)
-    notes = list(cache.check(examples, pipeline, config))
+    cache.refuse_unusable(examples, config)
     if config.cached:  # from here on they are needed for pictures only
         models.move_encoders(pipeline, "cpu")
     identity = settings(config, accelerator.num_processes)
     identity |= {"data": index.digest, "model": models.digest(pipeline.unet)}
     trainer = Trainer(config, accelerator, pipeline, examples, identity)
-    trainer.notes = notes
+    if accelerator.is_main_process:
+        trainer.notes = cache.report(examples, pipeline)
     trainer.resume()
     yield State(trainer.step, None, trainer)
     yield from trainer.steps()

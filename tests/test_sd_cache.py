@@ -1,7 +1,5 @@
 """sd.cache: images and captions encoded once, checked, kept, and made anew when something else is asked."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -126,41 +124,39 @@ def test_unreadable_images_are_named_or_left_out(prepare, pipeline, broken):
     with pytest.raises(
         InputError, match=r"2 images cannot be read: c\.png \(row 4\), d\.png \(row 5\); replace them"
     ):
-        list(cache.check(made, pipeline, settings))
+        cache.refuse_unusable(made, settings)
     made, settings = prepare(broken, skip_unreadable=True)
-    lines = list(cache.check(made, pipeline, settings))
-    assert lines[0] == "2 desirable and 3 undesirable images, 1 captions"
+    cache.refuse_unusable(made, settings)
+    lines = cache.report(made, pipeline)
+    assert lines[0] == "2 desirable, 3 undesirable images, 1 captions"
     assert "2 images cannot be read and are left out: c.png (row 4), d.png (row 5)" in lines
     assert [made.usable(i) for i in range(5)] == [True, False, True, False, True]
 
 
-def test_the_same_image_liked_and_disliked_is_told(prepare, pipeline, broken):
-    lines = list(
-        cache.check(
-            *prepare(broken, skip_unreadable=True)[:1], pipeline, prepare(broken, skip_unreadable=True)[1]
-        )
-    )
+def test_the_same_image_liked_and_disliked_is_told_and_the_report_kept(
+    prepare, pipeline, broken, monkeypatch
+):
+    made, _ = prepare(broken, skip_unreadable=True)
+    lines = cache.report(made, pipeline)
     assert "1 images are both liked and disliked: a.png = e.png" in lines
+    monkeypatch.setattr(made.index, "find_opposites", lambda *_: pytest.fail("looked again"))
+    assert cache.report(made, pipeline) == lines
 
 
 def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     example(folder, "file_name,caption,label", f"a.png,{'blue ' * 20},liked", "b.png,x,disliked")
-    made, settings = prepare(folder)
-    assert any(
-        re.match("1 captions are cut, being longer than 16 tokens", line)
-        for line in cache.check(made, pipeline, settings)
-    )
+    lines = cache.report(prepare(folder)[0], pipeline)
+    assert any("1 captions are cut, being longer than 16 tokens, as 'blue blue" in line for line in lines)
 
 
-def test_smpo_needs_scores(prepare, pipeline, example, tmp_path):
+def test_smpo_needs_scores(prepare, example, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     example(folder, "winner,loser,caption", "a.png,b.png,x", name="pairs.csv")
-    made, settings = prepare(folder, objective="smpo")
     with pytest.raises(InputError, match="smpo needs the columns winner_score and loser_score"):
-        list(cache.check(made, pipeline, settings))
+        cache.refuse_unusable(*prepare(folder, objective="smpo"))
 
 
 def test_a_full_disk_is_said_before_the_work(prepare, monkeypatch, tmp_path):

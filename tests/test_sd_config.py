@@ -62,6 +62,7 @@ def test_sft_draws_desirable_examples_only():
         (["--crop", "random"], "random crops cannot be encoded in advance"),
         (["--intersections", "maybe"], "use one of liked, disliked, left_out"),
         (["--prompt-dropout", "2"], "--prompt-dropout must be in [0, 1]"),
+        (["--validate-every", "5"], "--validate-every needs --validation-prompts"),
         (["--lr", "0"], "--lr must be above 0"),
         (["nowhere"], "no recipe"),
     ],
