@@ -1,5 +1,6 @@
 """The policy, its reference, and the loss between them: the losses of toy/ on denoising errors of images."""
 
+import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -83,26 +84,21 @@ class Aligner:
 
 
 def watch(config: Config, seen: list[Tensor]) -> dict[str, float]:
-    """The metrics of toy.losses over all that was seen, and how far rewards spread: spread is the standard
-    deviation of what goes into the utility (beta * std(g)), saturated the share of it beyond 4."""
+    """The metrics of toy.losses over all that was seen, and the standard deviation of the rewards."""
     policy_error, reference_error, desirable, score, z0 = torch.cat(seen, 1).flatten(0, 1).unbind(-1)
     run = config.run
     loss, metrics = call_loss(run, run.beta, policy_error, reference_error, desirable > 0, score, z0)
     metrics = {"loss": loss} | {k: v.float().mean() for k, v in metrics.items()}
-    if config.objective not in ("sft", "csft"):
-        g = reference_error - policy_error
-        x = 0.5 * run.beta * (g.chunk(2)[0] - g.chunk(2)[1]) if config.paired else run.beta * (g - z0)
-        metrics |= {"std_g": g.std(), "spread": x.std(), "median_x": x.abs().median()}
-        metrics["saturated"] = (x.abs() > 4).float().mean()
+    metrics["std_g"] = (reference_error - policy_error).std(correction=0)
     return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
 
 def advice(config: Config, metrics: dict[str, float]) -> str:
     """What to change when rewards are too strong or too weak to learn from, in words; else nothing."""
-    spread = metrics.get("spread", 1.0)
-    if 0.1 <= spread <= 10:
+    spread = metrics.get("spread", 0.0)
+    if not 0 < spread < math.inf or 0.1 <= spread <= 10:
         return ""
-    better = 3 * config.beta / max(spread, 1e-9)
+    better = 3 * config.beta / spread
     if spread > 10:
         weak = f"{metrics['saturated']:.0%} of examples hardly pull any more"
         return f"beta * std(g) is {spread:.0f}: {weak}; try --beta {better:.2g}"

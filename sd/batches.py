@@ -52,14 +52,11 @@ class Batches(Dataset):
     def _choose(self, rng: np.random.Generator) -> list[int]:
         """A pair, or an image: desirable with probability gamma, uniform within its class."""
         index, gamma = self.cache.index, self.config.run.mix
-        while True:
-            if gamma is None:
-                number = 2 * int(rng.integers(index.liked))
-                numbers = [number, number + 1]
-            elif rng.random() < gamma:
-                numbers = [int(rng.integers(index.liked))]
-            else:
-                numbers = [int(rng.integers(index.liked, index.images))]
+        liked = gamma is None or rng.random() < gamma
+        low, high = (0, index.liked) if liked else (index.liked, index.images)
+        while True:  # until one is found that can be read; cache.refuse_unusable has seen to it that there is
+            number = int(rng.integers(low, high))
+            numbers = [number] if gamma is not None else [2 * number, 2 * number + 1]
             if self.cache.usable(numbers[0]):
                 return numbers
 
@@ -78,8 +75,8 @@ class Batches(Dataset):
                 out[name] = texts[said, image.desirable % texts.shape[1]].astype(np.float32)
             sizes = cache.images["sizes"][number]
         else:
-            pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, rng)
+            pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, mirrored, rng)
+            out |= {"pixels": pixels.numpy(), "noise": noise}
             prefix = CSFT[image.desirable] if config.objective == "csft" and said else ""
-            out |= {"pixels": (pixels.flip(-1) if mirrored else pixels).numpy(), "noise": noise}
             out["captions"] = prefix + index.caption(said)
         return out | {"sizes": np.asarray(sizes, np.float32)}

@@ -5,6 +5,7 @@ share of the device's own matrix product rate, measured in the same run. No down
 """
 
 import argparse
+import gc
 import statistics
 import sys
 import tempfile
@@ -123,6 +124,8 @@ def machine_rate(precision: str) -> float:
 
 def measure(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
     """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
+    gc.collect()  # what was measured before holds itself, and its memory
+    torch.cuda.empty_cache()
     unet = make_unet(size)
     kind = "v_prediction" if size == "sd21" else "epsilon"
     pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
@@ -132,16 +135,15 @@ def measure(size: str, config: Config, seconds: float) -> tuple[float, float, fl
     steps: Iterator = trainer.steps()
     for _ in range(5):  # compiles, tunes, fills the loader
         next(steps)
-    rates, per_round = [], 1
+    rates = []
     before = machine_rate(config.precision)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates) < 3:
         synchronise()
         start = time.perf_counter()
-        for _ in range(per_round):
-            next(steps)
+        next(steps)
         synchronise()
-        rates.append(per_round * config.batch / (time.perf_counter() - start))
+        rates.append(config.batch / (time.perf_counter() - start))
     rate = statistics.median(rates)
     machine = statistics.median([before, machine_rate(config.precision)])
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")

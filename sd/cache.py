@@ -37,11 +37,15 @@ UNREADABLE = (
 Arrays = dict[str, np.ndarray]
 
 
-def read_image(path: Path, resolution: int, crop: str = "center", rng=None) -> tuple[Tensor, list[int]]:
+def read_image(
+    path: Path, resolution: int, crop: str = "center", mirrored: bool = False, rng=None
+) -> tuple[Tensor, list[int]]:
     """Pixels (3, R, R) in [-1, 1], the shorter side resized to R and the rest cropped; and SDXL's six
     sizes: original height and width, top and left of the crop, target height and width."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
+    if mirrored:
+        image = ImageOps.mirror(image)
     width, height = image.size
     scale = resolution / min(width, height)
     wide, high = (max(resolution, round(side * scale)) for side in (width, height))
@@ -63,6 +67,20 @@ class Cache:
     shape: tuple[int, ...]  # (C, h, w) of its latents
     images: Arrays
     texts: Arrays
+
+    def __getstate__(self) -> dict:
+        """For other processes: arrays by the names of their files, which they open for themselves."""
+        names = {
+            k: {n: getattr(a, "filename", a) for n, a in getattr(self, k).items()}
+            for k in ("images", "texts")
+        }
+        return vars(self) | names
+
+    def __setstate__(self, state: dict) -> None:
+        for k in ("images", "texts"):
+            files = state[k].items()
+            state[k] = {n: a if isinstance(a, np.ndarray) else np.load(a, mmap_mode="r") for n, a in files}
+        vars(self).update(state)
 
     def usable(self, number: int) -> bool:
         """Whether an image can be read; of a pair, whether both can."""
@@ -144,53 +162,77 @@ def _fill(
     encode: Callable[[Chunks], Iterator[Arrays]],
     accelerator: Accelerator,
 ) -> Arrays:
-    """The arrays of a folder, {name: (shape, dtype)}, completed by all processes in chunks of `size`."""
+    """The arrays of a folder, {name: (shape, dtype)}, completed in chunks of `size` by all processes of the
+    first machine: arrays on a shared disk must not be written from several."""
     count = next(iter(arrays.values()))[0][0]
     kinds = arrays | {"done": ((-(-count // size),), "bool")}
+    about = json.loads(json.dumps(about | {"arrays": kinds}))
     if accelerator.is_main_process:
-        _create(folder, json.loads(json.dumps(about | {"arrays": kinds})), kinds)
+        _create(folder, about, kinds)
     accelerator.wait_for_everyone()
     stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
     todo = np.flatnonzero(~stored["done"])
-    chunks = Chunks(todo[accelerator.process_index :: accelerator.num_processes], size, count)
+    if "unreadable" in arrays:  # look at those again: they may have been replaced
+        todo = np.union1d(todo, np.flatnonzero(stored["unreadable"]) // size)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    mine = todo[accelerator.process_index :: processes] if accelerator.process_index < processes else todo[:0]
+    chunks = Chunks(mine, size, count)
     accelerator.wait_for_everyone()  # all have seen the same list before anyone shortens it
+    if len(todo):
+        for old in folder.glob("report-*.json"):
+            old.unlink(missing_ok=True)
     progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", disable=not len(chunks))
+    finished = []
     for k, values in enumerate(encode(chunks) if len(chunks) else ()):
         for name, value in values.items():
             stored[name][chunks[k].start : chunks[k].stop] = value
-        stored["done"][chunks.todo[k]] = True
+        finished.append(mine[k])
+        if len(finished) == 100 or k == len(chunks) - 1:  # on disk before they are marked as done
+            for array in stored.values():
+                array.flush()
+            stored["done"][finished] = True
+            finished = []
         progress.update()
     progress.close()
     accelerator.wait_for_everyone()
-    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays}
+    opened = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
+    if json.loads((folder / "about.json").read_text()) != about or not opened.pop("done").all():
+        raise InputError(f"another run is writing to {folder}: give this one a --cache of its own")
+    return opened
 
 
 def _create(folder: Path, about: dict, arrays: dict) -> None:
-    """Make the arrays of zeros unless they are there, of the same model, data and settings."""
-    marker = folder / "about.json"
-    if marker.exists():
-        known = json.loads(marker.read_text())
+    """Make the arrays, of zeros, unless they are there, of the same model, data and settings."""
+    if folder.exists():
+        try:
+            known = json.loads((folder / "about.json").read_text())
+        except (OSError, ValueError):
+            known = {}
         if known == about:
             return
-        other = [key for key in about if known.get(key) != about[key] and key not in ("arrays", "chunk")]
+        other = [key for key in about if known.get(key) != about[key] and key != "arrays"]
         print(f"{folder} was made with other {' and '.join(other) or 'settings'}: encoding anew")
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
+    half = folder.with_name(f".{os.getpid()}-{folder.name}")
     try:
-        folder.mkdir(parents=True)
+        half.mkdir(parents=True)
         for name, (shape, kind) in arrays.items():
-            path = folder / f"{name}.npy"
+            path = half / f"{name}.npy"
             array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
             if hasattr(os, "posix_fallocate"):  # where it is, a full disk is an error here, not a crash later
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, array.nbytes)
+        save_json(half / "about.json", about)
+        os.rename(half, folder)
     except OSError as error:
+        shutil.rmtree(half, ignore_errors=True)
+        if (folder / "about.json").exists():  # another run was faster; its arrays are as good
+            return
         size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
-        shutil.rmtree(folder, ignore_errors=True)
         raise InputError(
             f"cannot make {size / 1e9:.1f} GB in {folder}: {error.strerror}; "
             "use another --cache or --no-cached"
         ) from error
-    save_json(marker, about)
 
 
 class _Files(Dataset):
@@ -237,17 +279,47 @@ def _encoded_captions(
         yield {k: v.unflatten(0, (-1, len(prefixes))).cpu().numpy() for k, v in encoded.items()}
 
 
-def refuse_unusable(cache: Cache, config: Config) -> None:
-    """Raises InputError for unreadable images, unless they are to be left out, and for pairs without the
-    scores that smpo needs."""
-    if config.objective == "smpo" and cache.index.lowest is None:
+def refuse_missing(index: Index, config: Config, processes: int) -> None:
+    """Raises InputError for data, or a batch, that the objective cannot learn from."""
+    gamma, source = config.run.mix, index.source
+    if index.paired != config.paired:
+        need = "winner, loser and caption" if config.paired else "file_name, caption and label"
+        raise InputError(f"{config.objective} needs the columns {need}, and {source} has others")
+    if config.objective == "smpo" and index.lowest is None:
         raise InputError(
-            "smpo needs the columns winner_score and loser_score in pairs.csv; diffusion_dpo does not"
+            f"smpo needs the columns winner_score and loser_score in {source}; diffusion_dpo does not"
         )
-    bad = np.flatnonzero(cache.images["unreadable"])
+    if not index.paired and gamma > 0 and not index.liked:
+        raise InputError(f"none of the {index.images} images in {source} is desirable")
+    if not index.paired and gamma < 1 and index.liked == index.images:
+        raise InputError(
+            f"none of the {index.images} images in {source} is undesirable; sft alone needs none"
+        )
+    if (
+        config.objective == "diffusion_kto"
+        and config.reference_point == "batch"
+        and config.batch * processes == 1
+    ):
+        raise InputError(
+            "one example's own reward is no reference point: raise --batch, or --reference-point none"
+        )
+
+
+def refuse_unusable(cache: Cache, config: Config) -> None:
+    """Raises InputError for unreadable images, unless they are to be left out and there are others."""
+    index, unreadable = cache.index, cache.images["unreadable"]
+    bad = np.flatnonzero(unreadable)
     if len(bad) and not config.skip_unreadable:
-        names = _named(cache.index, bad)
+        names = _named(index, bad)
         raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or --skip-unreadable")
+    if index.paired:
+        left = [not (unreadable[::2] | unreadable[1::2]).all()]
+    else:
+        left = [not part.all() for part in np.split(unreadable, [index.liked]) if len(part)]
+    if not all(left):
+        raise InputError(
+            f"of {index.source} no {'pair' if index.paired else 'image of one class'} can be read"
+        )
 
 
 def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:

@@ -56,7 +56,7 @@ class Config:
     lora_rank: int = setting(8, "rank of the adapters")
     steps: int = setting(10_000, "optimizer steps")
     batch: int = setting(2, "examples (images, or pairs) per step and process")
-    accumulate: int = setting(1, "batches per optimizer step")
+    accumulate: int = setting(1, "batches per optimizer step; each has a reference point of its own")
     lr: float = setting(1e-7, "learning rate")
     warmup: int = setting(1000, "steps over which it rises from 0; then it stays")
     weight_decay: float = setting(0.01, "AdamW's weight decay")
@@ -105,6 +105,9 @@ class Config:
         for name in ("seed", "warmup", "workers", "validate_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"{option(name)} must not be negative, and is {getattr(self, name)}")
+        for name in ("clip", "weight_decay"):
+            if not (getattr(self, name) > 0 or (name == "weight_decay" and self.weight_decay == 0)):
+                raise InputError(f"{option(name)} must be positive, not {getattr(self, name):g}")
         if not 0 < self.lr < 1:
             raise InputError(f"--lr must be above 0 and below 1, not {self.lr:g}")
         if self.cached and self.crop == "random":
@@ -117,6 +120,10 @@ class Config:
             if not getattr(self, name):
                 raise InputError(f"--{name} is missing: {_about(name)}")
         _ = self.run
+
+    def __getstate__(self) -> dict:
+        """For other processes, which load the utility for themselves: functions of a file do not travel."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def run(self) -> Run:
@@ -179,6 +186,8 @@ def _recipe(name: str) -> dict:
         if kind is float and type(value) is int:
             values[key] = float(value)
         elif kind not in (str, int, float, bool):
+            if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+                raise InputError(f"{path}: {key} must be a list of texts, not {value!r}")
             values[key] = tuple(value)
         elif type(value) is not kind:
             raise InputError(f"{path}: {key} must be {kind.__name__}, not {value!r}")

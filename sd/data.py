@@ -58,7 +58,8 @@ class Index:
     def __init__(self, path: Path):
         self.path, self._process = path, None
         facts = dict(self._db.execute("SELECT key, value FROM about"))
-        self.root, self.digest, self.paired = Path(facts["root"]), facts["digest"], facts["paired"] == "1"
+        self.source, self.digest, self.paired = Path(facts["source"]), facts["digest"], facts["paired"] == "1"
+        self.root = self.source.parent
         self.images, self.liked = int(facts["images"]), int(facts["liked"])
         self.captions = int(facts["captions"])  # with the empty one
         self.lowest, self.highest = (facts[k] and float(facts[k]) for k in ("lowest", "highest"))
@@ -102,7 +103,7 @@ class Index:
 def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:
     """The index of a CSV, kept in `folder` and built when it is not there or the CSV has changed."""
     stat = csv_path.stat()
-    identity = f"layout 1, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
+    identity = f"layout 2, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
     path = folder / "index.sqlite"
     if path.exists():
         try:
@@ -148,11 +149,11 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
             DROP TABLE raw;
             CREATE TABLE about (key TEXT, value TEXT);
             INSERT INTO about SELECT 'images', count(*) FROM images;
-            INSERT INTO about SELECT 'liked', sum(desirable) FROM images;
+            INSERT INTO about SELECT 'liked', CAST(total(desirable) AS INTEGER) FROM images;
             INSERT INTO about SELECT 'captions', count(*) FROM captions;
             INSERT INTO about SELECT 'lowest', min(score) FROM images;
             INSERT INTO about SELECT 'highest', max(score) FROM images""")
-        facts = {"identity": identity, "root": csv_path.parent.resolve(), "paired": int(paired)}
+        facts = {"identity": identity, "source": csv_path.resolve(), "paired": int(paired)}
         facts["digest"] = f"{reader.digest.hexdigest()} {intersections}"
         db.executemany("INSERT INTO about VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
         db.commit()
@@ -206,7 +207,10 @@ class _Reader:
     def inside(self, name: str) -> str:
         """The file name, if such a file is there, inside the data folder."""
         root = str(self.path.parent.resolve())
-        whole = os.path.realpath(os.path.join(root, name))
+        try:
+            whole = os.path.realpath(os.path.join(root, name))
+        except ValueError as error:
+            raise self.error(f"image {name!r} is no file name") from error
         if os.path.isabs(name) or os.path.commonpath([root, whole]) != root:
             raise self.error(f"image '{name}' lies outside the data folder {root}; move it there")
         if not os.path.isfile(whole):
@@ -219,20 +223,13 @@ def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
     file, caption = reader.need("file_name", "file_path"), reader.need("caption")
     label = reader.need("label", "split")
     meanings = LABELS if label == "label" else SPLITS | {"intersections": POLICIES[intersections]}
-    counts = {0: 0, 1: 0, None: 0}
     for number, row in reader:
         said = row[label].strip().lower()
         if said not in meanings:
             raise reader.error(f"unknown {label} '{row[label]}': use one of {', '.join(meanings)}")
         desirable = meanings[said]
-        counts[desirable] += 1
         if desirable is not None:
             yield reader.inside(row[file]), row[caption].strip(), desirable, None, number
-    for desirable, name in ((1, "desirable"), (0, "undesirable")):
-        if not counts[desirable]:
-            raise InputError(
-                f"{reader.path}: none of its {sum(counts.values())} rows is {name}; both are needed"
-            )
 
 
 def read_pairs(reader: _Reader) -> Iterator[tuple]:

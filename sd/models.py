@@ -35,7 +35,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
     path = Path(folder)
     try:
         kind = json.loads((path / "model_index.json").read_text())["_class_name"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no folder of a diffusers pipeline: it has no usable model_index.json"
         ) from error
@@ -44,13 +44,19 @@ def load(folder: str | Path) -> DiffusionPipeline:
     for component in KINDS[kind]:
         if not (path / component).is_dir():
             raise InputError(f"{path} has no folder '{component}', which a {kind} needs; fetch it whole")
-    whole = (path / "unet" / "diffusion_pytorch_model.safetensors").exists()
+        files = {file.name for file in (path / component).iterdir()}
+        if component.startswith("tokenizer") and not (
+            {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
+        ):
+            raise InputError(f"{path / component} has no vocab.json and merges.txt; fetch it whole")
+    weights = [file.name for file in (path / "unet").glob("*.safetensors*")]
+    variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
     options = {"safety_checker": None, "requires_safety_checker": False} if KINDS[kind] == SD else {}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, variant=None if whole else "fp16", **options
+            path, local_files_only=True, use_safetensors=True, variant=variant, **options
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} does not load: {str(error).splitlines()[0]}") from error
     for name in KINDS[kind]:
         if isinstance(module := getattr(pipeline, name), nn.Module):

@@ -24,6 +24,7 @@ COLUMNS = ("caption", "jpg_0", "jpg_1", "image_0_uid", "image_1_uid", "label_0",
 SPLIT = (
     "CASE WHEN wins = 0 THEN 'exclusive_lose' WHEN losses = 0 THEN 'exclusive_win' ELSE 'intersections' END"
 )
+WHOLE = -1  # the number that says that all batches of a file are done
 TABLES = """
     CREATE TABLE IF NOT EXISTS images (uid TEXT PRIMARY KEY, file TEXT, caption TEXT, wins INT, losses INT);
     CREATE TABLE IF NOT EXISTS pairs (winner TEXT, loser TEXT, caption TEXT);
@@ -37,7 +38,9 @@ def prepare(source: str, out: Path) -> dict[str, int]:
     with closing(sqlite3.connect(out / "prepare.sqlite")) as db:
         db.executescript(TABLES)
         done = set(db.execute("SELECT file, batch FROM done"))
-        for file in files:
+        for file in map(Path.resolve, files):
+            if (str(file), WHOLE) in done:
+                continue
             for number, rows in enumerate(tqdm(read(file), file.name, unit=" batches")):
                 if (str(file), number) not in done:
                     counts = {"pairs": 0, "ties": 0, "unusable": 0}
@@ -47,6 +50,8 @@ def prepare(source: str, out: Path) -> dict[str, int]:
                         "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (str(file), number, *counts.values())
                     )
                     db.commit()  # rows and the note that they are done, together
+            db.execute("INSERT INTO done VALUES (?, ?, 0, 0, 0)", (str(file), WHOLE))
+            db.commit()
         order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
         _write(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
         pairs = db.execute("SELECT * FROM pairs ORDER BY rowid")
@@ -142,6 +147,9 @@ def main(argv: list[str] | None = None) -> int:
         counts = prepare(options.source, out := output_folder(options.out))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (sqlite3.Error, OSError) as error:
+        print(f"error: cannot write to {options.out}: {error}; the same command goes on", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nerror: interrupted; the same command goes on from here", file=sys.stderr)

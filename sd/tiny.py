@@ -8,13 +8,12 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
@@ -39,9 +38,14 @@ ABAR = scaled_linear_schedule()
 
 
 def build(
-    out: Path, images: int = IMAGES, vae_steps=VAE_STEPS, unet_steps: int = UNET_STEPS, seed: int = 0
-) -> float:
-    """Train a pipeline and save it in `out`; the share of fresh prompts that it follows."""
+    out: Path,
+    images: int = IMAGES,
+    vae_steps: tuple[int, int] = VAE_STEPS,
+    unet_steps: int = UNET_STEPS,
+    seed: int = 0,
+) -> None:
+    """Make images, train a pipeline on them and save it in `out`."""
+    models.quiet()
     x, captions = shapes.training_set(images, seed)
     x = 2 * x - 1
     with torch.random.fork_rng():
@@ -122,8 +126,10 @@ def train_unet(
         model.eval()
 
 
-def assemble(tokenizer, vae, text, unet) -> StableDiffusionPipeline:
+def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
     """The pipeline, with a scheduler that leaves latents unclipped."""
+    from diffusers import StableDiffusionPipeline  # here, because it has much to say when it is imported
+
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     parts = {"tokenizer": tokenizer, "vae": vae, "text_encoder": text, "unet": unet, "scheduler": scheduler}
@@ -131,12 +137,12 @@ def assemble(tokenizer, vae, text, unet) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(**parts, **none)
 
 
-def save(pipeline: StableDiffusionPipeline, out: Path) -> None:
+def save(pipeline: DiffusionPipeline, out: Path) -> None:
     """Save as a published checkpoint is laid out, whole or not at all, replacing what was there. VAE and
     UNet in half precision, to be small; the text encoder not, because transformers would then run it so."""
     for model in (pipeline.vae, pipeline.unet):
         model.half()
-    half = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    half = out.with_name(f".{os.getpid()}-{out.name}")
     try:
         pipeline.save_pretrained(half)
         pipeline.tokenizer._tokenizer.model.save(str(half / "tokenizer"))  # vocab.json and merges.txt

@@ -6,7 +6,6 @@ The same command goes on after an interruption, from the last complete checkpoin
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -15,8 +14,8 @@ from toy.errors import InputError
 from toy.files import save_atomically
 
 
-def run(config: Config) -> Path:
-    """Train with progress, a log, pictures and advice; the final weights' path."""
+def run(config: Config) -> None:
+    """Train with progress, a log, pictures and advice, and write the final weights."""
     from sd import align, trainer  # here, so that --help does not wait for diffusers
 
     states = trainer.train(config)
@@ -47,19 +46,19 @@ def run(config: Config) -> Path:
             with open(log, "a") as file:
                 file.write(json.dumps({"step": state.step} | state.metrics) + "\n")
         progress.set_postfix({k: f"{state.metrics.get(k, 0):.3g}" for k in ("loss", "satisfied", "spread")})
-        text = align.advice(config, state.metrics) if state.step >= config.steps // 4 else ""
+        text = align.advice(config, state.metrics) if main and state.step >= config.steps // 4 else ""
         if text and text[:24] != said:  # the same advice once, though its numbers change
             tqdm.write(f"step {state.step}: {text}")
             said = text[:24]
-    path = now.export() if main else now.out
+    if main:
+        print(f"wrote {now.export()} and {log}")
     now.accelerator.end_training()
-    return path
 
 
 def main(argv: list[str] | None = None) -> int:
     try:
         config = read(argv, about=__doc__)
-        print(f"wrote {run(config)}")
+        run(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

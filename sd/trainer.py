@@ -1,5 +1,6 @@
 """A training run, as a generator: it yields after every step, and the caller draws, logs, stops."""
 
+import math
 import os
 import shutil
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
 from PIL import Image
@@ -93,29 +95,37 @@ class Trainer:
             self.optimizer.zero_grad()
             if self.ema:
                 decay = min(config.ema, (1 + self.step) / (10 + self.step))
-                torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
+                with torch.no_grad():
+                    torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
             self.step += 1
             # looked at only when logging or saving: looking makes the device wait. In fp16 infinite gradients
             # are usual, and skipped
-            health = loss.detach() + (0 if accelerator.scaler else norm)
+            health = sum(s[..., 0].sum() for s in seen[-config.accumulate :])
+            health = health + (0 if accelerator.scaler else norm)
             broken = torch.where((broken == 0) & ~health.isfinite(), self.step, broken)
             logging = self.step % config.log_every == 0
             saving = self.step % config.save_every == 0 or self.step == config.steps
             if (logging or saving) and broken:
-                raise InputError(
-                    f"the loss is not finite at step {int(broken)}: try a smaller --lr, another --beta or "
-                    "--precision fp32; nothing of that step is saved, "
-                    f"the last checkpoint is {checkpoints.latest(self.saved)}"
-                )
+                raise self.not_finite(int(broken))
             metrics = None
             if logging:
                 metrics = watch(config, seen) | {"gradient_norm": float(norm), "lr": lr}
+                if not math.isfinite(metrics["loss"]):
+                    raise self.not_finite(self.step)
                 images, seconds = sum(s[..., 0].numel() for s in seen), time.perf_counter() - since
                 metrics["images_per_second"] = images / seconds
                 seen, since = [], time.perf_counter()
             if saving:
                 self.save()
             yield State(self.step, metrics, self)
+
+    def not_finite(self, step: int) -> InputError:
+        kept = checkpoints.latest(self.saved)
+        return InputError(
+            f"the loss is not finite at step {step}: try a smaller --lr, another --beta or --precision fp32, "
+            f"with another --out; nothing of that step is saved"
+            + (f", the last checkpoint is {kept}" if kept else "")
+        )
 
     def save(self) -> None:
         """A checkpoint of all that the next step depends on."""
@@ -136,6 +146,8 @@ class Trainer:
         if not path:
             return
         tensors, state = checkpoints.load(path, self.settings)
+        if state["step"] > self.config.steps:
+            raise InputError(f"{path} is beyond --steps {self.config.steps}; choose another --out")
         for i, name in enumerate(self.names):
             self.weights[i].copy_(tensors[f"policy.{name}"])
             if self.ema:
@@ -153,24 +165,26 @@ class Trainer:
             for weight, average in zip(self.weights, self.ema or (), strict=False):
                 weight.copy_(average)
             self.aligner.unet.eval()
-            yield self.pipeline.to(self.accelerator.device)
-            for weight, value in zip(self.weights, live, strict=False):
-                weight.copy_(value)
-        self.aligner.unet.train()
-        if self.config.cached:
-            models.move_encoders(self.pipeline, "cpu")
+            try:
+                yield self.pipeline.to(self.accelerator.device)
+            finally:
+                for weight, value in zip(self.weights, live, strict=False):
+                    weight.copy_(value)
+                self.aligner.unet.train()
+                if self.config.cached:
+                    models.move_encoders(self.pipeline, "cpu")
 
     def picture(self, prompts: list[str]) -> Path:
         """Save a row of images of prompts, each from the same noise every time."""
         with self.final() as pipeline:
-            images = draw(pipeline, prompts)
+            images = draw(pipeline, prompts, batch=2)  # beside the optimizer's state there is little room
         row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
         path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
         return save_atomically(path, Image.fromarray(row).save)
 
     def export(self) -> Path:
         """Write the final weights as a plain diffusers pipeline loads them, whole or not at all."""
-        path = self.out / ("model" if self.config.tune == "full" else "lora")
+        path = result_folder(self.config)
         half = path.with_name(f".{path.name}")
         with self.final() as pipeline:
             try:
@@ -184,6 +198,10 @@ class Trainer:
                     f"cannot write {path}: {error}; make room and run it again: {kept} is kept"
                 ) from error
         return path
+
+
+def result_folder(config: Config) -> Path:
+    return Path(config.out) / ("model" if config.tune == "full" else "lora")
 
 
 def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
@@ -209,6 +227,10 @@ def make_accelerator(config: Config) -> Accelerator:
     """The accelerator of a run. Raises InputError for a precision or a tracker that is not to be had."""
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    trackers = [str(tracker) for tracker in get_available_trackers()]
+    if config.tracker and config.tracker not in trackers:
+        here = ", ".join(trackers) or "none"
+        raise InputError(f"--tracker {config.tracker} is unknown or not installed; there are: {here}")
     AcceleratorState._reset_state()  # another run of this process may have had another precision
     precision = "no" if config.precision == "fp32" else config.precision
     try:
@@ -219,12 +241,14 @@ def make_accelerator(config: Config) -> Accelerator:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # encoding takes hours
         )
     except ValueError as error:
-        raise InputError(f"--tracker {config.tracker}: {str(error).splitlines()[0]}") from error
+        raise InputError(str(error).splitlines()[0]) from error
 
 
 def train(config: Config) -> Iterator[State]:
     """A whole run, from its last checkpoint if there is one; the last state's trainer has the result."""
     accelerator = make_accelerator(config)
+    if result_folder(config).resolve() == Path(config.model).resolve():
+        raise InputError(f"--out {config.out} would put the result where --model is; choose another --out")
     output_folder(config.out)
     csv = find_csv(config.data, config.paired)
     pipeline = models.load(config.model)
@@ -233,9 +257,7 @@ def train(config: Config) -> Iterator[State]:
     folder = output_folder(Path(config.cache or csv.parent / "cache") / csv.stem, "--cache")
     with accelerator.main_process_first():
         index = open_index(csv, folder, config.intersections)
-    if index.paired != config.paired:
-        need = "winner, loser and caption" if config.paired else "file_name, caption and label"
-        raise InputError(f"{config.objective} needs the columns {need}, and {csv} has others")
+    cache.refuse_missing(index, config, accelerator.num_processes)
     models.move_encoders(pipeline, accelerator.device)
     examples = cache.prepare(config, pipeline, index, folder, accelerator)
     cache.refuse_unusable(examples, config)

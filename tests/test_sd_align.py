@@ -142,7 +142,7 @@ def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
     assert shown["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
     assert shown["reward_undesirable"] == pytest.approx(g[desirable == 0].mean().item(), rel=1e-4)
     x = 30 * (g - z0)
-    assert shown["spread"] == pytest.approx(x.std().item(), rel=1e-4)
+    assert shown["spread"] == pytest.approx(x.std(correction=0).item(), rel=1e-4)
     assert shown["saturated"] == pytest.approx((x.abs() > 4).float().mean().item())
     assert shown["reference_point"] == pytest.approx(z0.mean().item(), abs=1e-7)
 
@@ -157,4 +157,14 @@ def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
 )
 def test_advice_when_beta_is_out_of_range(config, spread, words):
     assert words in align.advice(config(), {"spread": spread, "saturated": 0.8})
-    assert align.advice(config(objective="sft"), {"loss": 1.0}) == ""
+    for nothing in ({"loss": 1.0}, {"spread": 0.0}, {"spread": float("nan")}):
+        assert align.advice(config(), nothing) == ""
+
+
+def test_spread_is_of_what_goes_into_the_utility(aligner):
+    made = aligner(objective="smpo", inversion_steps=2)
+    _, seen = made.loss(made_batch())
+    (p, r, _, score, _) = seen.flatten(0, 1).unbind(-1)
+    probability = torch.sigmoid(score[:2] - score[2:])
+    x = 0.5 * 30 * (20 * probability - 10) * ((r - p)[:2] - (r - p)[2:])
+    assert align.watch(made.config, [seen])["spread"] == pytest.approx(x.std(correction=0).item(), rel=1e-3)

@@ -1,5 +1,7 @@
 """sd.cache: images and captions encoded once, checked, kept, and made anew when something else is asked."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -100,10 +102,12 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_pa
         Image.new(mode, (20, 40)).save(tmp_path / "other.png")
         assert cache.read_image(tmp_path / "other.png", 8)[0].shape == (3, 8, 8)
     offsets = {
-        cache.read_image(tmp_path / "wide.png", 10, "random", np.random.default_rng(i))[1][3]
+        cache.read_image(tmp_path / "wide.png", 10, "random", rng=np.random.default_rng(i))[1][3]
         for i in range(20)
     }
     assert len(offsets) > 5
+    plain, mirrored = (cache.read_image(tmp_path / "wide.png", 10, "center", m) for m in (False, True))
+    assert torch.equal(mirrored[0], plain[0].flip(-1)) and mirrored[1] == plain[1]
 
 
 @pytest.fixture
@@ -151,12 +155,81 @@ def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
     assert any("1 captions are cut, being longer than 16 tokens, as 'blue blue" in line for line in lines)
 
 
-def test_smpo_needs_scores(prepare, example, tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    example(folder, "winner,loser,caption", "a.png,b.png,x", name="pairs.csv")
-    with pytest.raises(InputError, match="smpo needs the columns winner_score and loser_score"):
-        cache.refuse_unusable(*prepare(folder, objective="smpo"))
+FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
+
+
+@pytest.mark.parametrize(
+    "rows, changes, words",
+    [
+        ([FEEDBACK, "a.png,x,liked"], {}, "none of the 1 images in .* is undesirable; sft alone needs none"),
+        ([FEEDBACK, "a.png,x,liked"], {"objective": "sft"}, None),
+        ([FEEDBACK, "a.png,x,disliked"], {"objective": "sft"}, "none of the 1 images in .* is desirable"),
+        (
+            [PAIRS, "a.png,b.png,x"],
+            {"objective": "smpo"},
+            "smpo needs the columns winner_score and loser_score",
+        ),
+        ([PAIRS, "a.png,b.png,x"], {}, "diffusion_kto needs the columns file_name, caption and label"),
+        (
+            [FEEDBACK, "a.png,x,1"],
+            {"objective": "diffusion_dpo"},
+            "needs the columns winner, loser and caption",
+        ),
+        (
+            [FEEDBACK, "a.png,x,1", "b.png,x,0"],
+            {"batch": 1},
+            "one example's own reward is no reference point",
+        ),
+        ([FEEDBACK, "a.png,x,1", "b.png,x,0"], {"batch": 1, "reference_point": "none"}, None),
+    ],
+)
+def test_what_an_objective_cannot_learn_from_is_refused(example, config, tmp_path, rows, changes, words):
+    index = example(tmp_path, *rows)
+    if words is None:
+        return cache.refuse_missing(index, config(**changes), 1)
+    with pytest.raises(InputError, match=words):
+        cache.refuse_missing(index, config(**changes), 1)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused(prepare, broken):
+    for name in "be":
+        (broken / f"{name}.png").write_text("no image")
+    with pytest.raises(InputError, match="no image of one class can be read"):
+        cache.refuse_unusable(*prepare(broken, skip_unreadable=True))
+
+
+def test_a_replaced_image_is_read_again_and_the_report_made_anew(prepare, pipeline, broken):
+    made, _ = prepare(broken, skip_unreadable=True)
+    assert any("2 images cannot be read" in line for line in cache.report(made, pipeline))
+    for name in "cd":
+        Image.new("RGB", (16, 16), (9, 9, 9 * ord(name) % 255)).save(broken / f"{name}.png")
+    made, settings = prepare(broken)
+    cache.refuse_unusable(made, settings)
+    assert not any("cannot be read" in line for line in cache.report(made, pipeline))
+
+
+def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
+    made, settings = prepare(utility="linear")
+    packed = pickle.dumps((made, settings))
+    assert len(packed) < 10_000
+    there, config = pickle.loads(packed)
+    assert np.array_equal(there.images["latents"], made.images["latents"]) and config == settings
+    assert config.run.utility is settings.run.utility
+
+
+def test_two_runs_on_one_cache_do_not_mix(prepare, monkeypatch, tmp_path):
+    prepare()
+    fill = cache._create
+
+    def meddle(folder, about, arrays):
+        fill(folder, about, arrays)
+        if folder.name == "images":  # another run, of another model, starts now
+            text = (folder / "about.json").read_text()
+            (folder / "about.json").write_text(text.replace('"resolution": 32', '"resolution": 64'))
+
+    monkeypatch.setattr(cache, "_create", meddle)
+    with pytest.raises(InputError, match="another run is writing to"):
+        prepare()
 
 
 def test_a_full_disk_is_said_before_the_work(prepare, monkeypatch, tmp_path):

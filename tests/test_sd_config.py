@@ -63,6 +63,8 @@ def test_sft_draws_desirable_examples_only():
         (["--intersections", "maybe"], "use one of liked, disliked, left_out"),
         (["--prompt-dropout", "2"], "--prompt-dropout must be in [0, 1]"),
         (["--validate-every", "5"], "--validate-every needs --validation-prompts"),
+        (["--clip", "0"], "--clip must be positive"),
+        (["--weight-decay", "-1"], "--weight-decay must be positive"),
         (["--lr", "0"], "--lr must be above 0"),
         (["nowhere"], "no recipe"),
     ],

@@ -131,6 +131,18 @@ def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tun
     torch.testing.assert_close(draw(plain, prompts, steps=3), expected, rtol=0, atol=1e-3)
 
 
+def test_a_model_saved_in_shards_or_in_half_precision_only_is_loaded(tmp_path):
+    pipeline = models.load(PIPELINE)
+    pipeline.save_pretrained(tmp_path / "sharded", max_shard_size="1MB")
+    assert list((tmp_path / "sharded/unet").glob("*.index.json"))
+    pipeline.save_pretrained(tmp_path / "half", variant="fp16")
+    for name in ("sharded", "half"):
+        for a, b in zip(
+            models.load(tmp_path / name).unet.parameters(), pipeline.unet.parameters(), strict=True
+        ):
+            assert torch.equal(a, b)
+
+
 def test_images_start_from_the_noise_of_their_prompt_whatever_the_batch():
     pipeline = models.load(PIPELINE)
     prompts = [
@@ -170,6 +182,8 @@ def test_the_committed_pipeline_has_the_files_and_keys_of_a_real_one():
             lambda f: (f / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
             "holds a FluxPipeline; supported are",
         ),
+        (lambda f: (f / "model_index.json").write_text("[]"), "no usable model_index.json"),
+        (lambda f: (f / "tokenizer/vocab.json").unlink(), "tokenizer has no vocab.json and merges.txt"),
         (lambda f: shutil.rmtree(f / "vae"), "has no folder 'vae'"),
         (lambda f: (f / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"short"), "does not load"),
         (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "does not load"),

@@ -114,7 +114,8 @@ def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
     assert not (out / "pairs.csv").exists()
     assert prepare.prepare(str(tmp_path / "source"), out)["pairs"] == 4
     assert len(taken) == 9  # the first file was not taken again
-    again = prepare.prepare(str(tmp_path / "source"), out)
+    monkeypatch.chdir(tmp_path)
+    again = prepare.prepare("source", out)  # by another name
     assert again["pairs"] == 4 and len(rows(out / "pairs.csv")) == 4
     split = {r["file_name"][10:-4]: r["split"] for r in rows(out / "feedback.csv")}
     assert split["red"] == "intersections"

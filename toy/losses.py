@@ -82,9 +82,9 @@ def diffusion_kto(
             "reward_undesirable": _mean_where(g, ~desirable),
             "desirable": desirable.sum(-1),
             "satisfied": (s * gain > 0).to(g).mean(-1),
-            "reference_point": torch.as_tensor(reference_point),
+            "reference_point": torch.as_tensor(reference_point, device=g.device),
             "slope": slope(utility, x).mean(-1),
-        }
+        } | _spread(beta * gain)
     return loss, metrics
 
 
@@ -114,7 +114,7 @@ def diffusion_dpo(
             "reward_undesirable": g_l.mean(-1),
             "satisfied": (g_w > g_l).to(g_w).mean(-1),
             "slope": torch.sigmoid(-x).mean(-1),
-        }
+        } | _spread(x)
     return loss, metrics
 
 
@@ -154,6 +154,12 @@ def _precise(error: Tensor) -> Tensor:
 def _reward(policy_error: Tensor, reference_error: Tensor) -> Tensor:
     """g = err_reference - err_policy."""
     return _precise(reference_error) - _precise(policy_error)
+
+
+def _spread(x: Tensor) -> Metrics:
+    """How far what goes into the utility spreads: too little and it is a straight line, too much and
+    most examples are saturated and pull no more."""
+    return {"spread": x.std(-1, correction=0), "saturated": (x.abs() > 4).to(x).mean(-1)}
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
