@@ -87,7 +87,7 @@ class Config:
         for name, values in choices.items():
             if getattr(self, name) not in values:
                 raise InputError(f"--{name}: unknown '{getattr(self, name)}', use one of {', '.join(values)}")
-        for name in (
+        counts = (
             "lora_rank",
             "steps",
             "batch",
@@ -96,20 +96,18 @@ class Config:
             "log_every",
             "save_every",
             "keep",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{option(name)} must be at least 1, not {getattr(self, name)}")
+        )
+        lowest = dict.fromkeys(counts, 1)
+        lowest |= dict.fromkeys(("seed", "warmup", "workers", "validate_every", "weight_decay"), 0)
+        for name, low in lowest.items():
+            if not getattr(self, name) >= low:
+                raise InputError(f"{option(name)} must be at least {low}, not {getattr(self, name):g}")
         for name in ("prompt_dropout", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{option(name)} must be in [0, 1], not {getattr(self, name):g}")
-        for name in ("seed", "warmup", "workers", "validate_every"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{option(name)} must not be negative, and is {getattr(self, name)}")
-        for name in ("clip", "weight_decay"):
-            if not (getattr(self, name) > 0 or (name == "weight_decay" and self.weight_decay == 0)):
-                raise InputError(f"{option(name)} must be positive, not {getattr(self, name):g}")
-        if not 0 < self.lr < 1:
-            raise InputError(f"--lr must be above 0 and below 1, not {self.lr:g}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{option(name)} must be above 0, not {getattr(self, name):g}")
         if self.cached and self.crop == "random":
             raise InputError(
                 "random crops cannot be encoded in advance: add --no-cached, or use --crop center"

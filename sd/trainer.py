@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from sd import cache, checkpoints, models
+from sd import cache, check, checkpoints, models
 from sd.align import Aligner, watch
 from sd.batches import Batches
 from sd.config import Config
@@ -257,17 +257,17 @@ def train(config: Config) -> Iterator[State]:
     folder = output_folder(Path(config.cache or csv.parent / "cache") / csv.stem, "--cache")
     with accelerator.main_process_first():
         index = open_index(csv, folder, config.intersections)
-    cache.refuse_missing(index, config, accelerator.num_processes)
+    check.refuse_missing(index, config, accelerator.num_processes)
     models.move_encoders(pipeline, accelerator.device)
     examples = cache.prepare(config, pipeline, index, folder, accelerator)
-    cache.refuse_unusable(examples, config)
+    check.refuse_unusable(examples, config)
     if config.cached:  # from here on they are needed for pictures only
         models.move_encoders(pipeline, "cpu")
     identity = settings(config, accelerator.num_processes)
     identity |= {"data": index.digest, "model": models.digest(pipeline.unet)}
     trainer = Trainer(config, accelerator, pipeline, examples, identity)
     if accelerator.is_main_process:
-        trainer.notes = cache.report(examples, pipeline)
+        trainer.notes = check.report(examples, pipeline)
     trainer.resume()
     yield State(trainer.step, None, trainer)
     yield from trainer.steps()

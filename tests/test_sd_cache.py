@@ -1,4 +1,4 @@
-"""sd.cache: images and captions encoded once, checked, kept, and made anew when something else is asked."""
+"""sd.cache, sd.store, sd.check: images and captions encoded once, kept or made anew, and checked."""
 
 import pickle
 
@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sd import cache, models
+from sd import cache, check, models, store
 from sd.data import open_index
 from sd.tiny import PIPELINE
 from toy.errors import InputError
@@ -128,10 +128,10 @@ def test_unreadable_images_are_named_or_left_out(prepare, pipeline, broken):
     with pytest.raises(
         InputError, match=r"2 images cannot be read: c\.png \(row 4\), d\.png \(row 5\); replace them"
     ):
-        cache.refuse_unusable(made, settings)
+        check.refuse_unusable(made, settings)
     made, settings = prepare(broken, skip_unreadable=True)
-    cache.refuse_unusable(made, settings)
-    lines = cache.report(made, pipeline)
+    check.refuse_unusable(made, settings)
+    lines = check.report(made, pipeline)
     assert lines[0] == "2 desirable, 3 undesirable images, 1 captions"
     assert "2 images cannot be read and are left out: c.png (row 4), d.png (row 5)" in lines
     assert [made.usable(i) for i in range(5)] == [True, False, True, False, True]
@@ -141,17 +141,17 @@ def test_the_same_image_liked_and_disliked_is_told_and_the_report_kept(
     prepare, pipeline, broken, monkeypatch
 ):
     made, _ = prepare(broken, skip_unreadable=True)
-    lines = cache.report(made, pipeline)
+    lines = check.report(made, pipeline)
     assert "1 images are both liked and disliked: a.png = e.png" in lines
     monkeypatch.setattr(made.index, "find_opposites", lambda *_: pytest.fail("looked again"))
-    assert cache.report(made, pipeline) == lines
+    assert check.report(made, pipeline) == lines
 
 
 def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     example(folder, "file_name,caption,label", f"a.png,{'blue ' * 20},liked", "b.png,x,disliked")
-    lines = cache.report(prepare(folder)[0], pipeline)
+    lines = check.report(prepare(folder)[0], pipeline)
     assert any("1 captions are cut, being longer than 16 tokens, as 'blue blue" in line for line in lines)
 
 
@@ -186,26 +186,26 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
 def test_what_an_objective_cannot_learn_from_is_refused(example, config, tmp_path, rows, changes, words):
     index = example(tmp_path, *rows)
     if words is None:
-        return cache.refuse_missing(index, config(**changes), 1)
+        return check.refuse_missing(index, config(**changes), 1)
     with pytest.raises(InputError, match=words):
-        cache.refuse_missing(index, config(**changes), 1)
+        check.refuse_missing(index, config(**changes), 1)
 
 
 def test_a_class_of_which_nothing_can_be_read_is_refused(prepare, broken):
     for name in "be":
         (broken / f"{name}.png").write_text("no image")
     with pytest.raises(InputError, match="no image of one class can be read"):
-        cache.refuse_unusable(*prepare(broken, skip_unreadable=True))
+        check.refuse_unusable(*prepare(broken, skip_unreadable=True))
 
 
 def test_a_replaced_image_is_read_again_and_the_report_made_anew(prepare, pipeline, broken):
     made, _ = prepare(broken, skip_unreadable=True)
-    assert any("2 images cannot be read" in line for line in cache.report(made, pipeline))
+    assert any("2 images cannot be read" in line for line in check.report(made, pipeline))
     for name in "cd":
         Image.new("RGB", (16, 16), (9, 9, 9 * ord(name) % 255)).save(broken / f"{name}.png")
     made, settings = prepare(broken)
-    cache.refuse_unusable(made, settings)
-    assert not any("cannot be read" in line for line in cache.report(made, pipeline))
+    check.refuse_unusable(made, settings)
+    assert not any("cannot be read" in line for line in check.report(made, pipeline))
 
 
 def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
@@ -219,7 +219,7 @@ def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
 
 def test_two_runs_on_one_cache_do_not_mix(prepare, monkeypatch, tmp_path):
     prepare()
-    fill = cache._create
+    fill = store._create
 
     def meddle(folder, about, arrays):
         fill(folder, about, arrays)
@@ -227,7 +227,7 @@ def test_two_runs_on_one_cache_do_not_mix(prepare, monkeypatch, tmp_path):
             text = (folder / "about.json").read_text()
             (folder / "about.json").write_text(text.replace('"resolution": 32', '"resolution": 64'))
 
-    monkeypatch.setattr(cache, "_create", meddle)
+    monkeypatch.setattr(store, "_create", meddle)
     with pytest.raises(InputError, match="another run is writing to"):
         prepare()
 
@@ -236,7 +236,7 @@ def test_a_full_disk_is_said_before_the_work(prepare, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    monkeypatch.setattr(store.os, "posix_fallocate", full)
     with pytest.raises(
         InputError,
         match=r"cannot make .* GB in .*No space left on device; use another --cache or --no-cached",

@@ -1,0 +1,114 @@
+"""Arrays on disk, filled once by any number of processes; they can be left half done at any moment."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from toy.errors import InputError
+from toy.files import save_json
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Chunks:
+    """Chunks of numbers below `count`, those of them that are still to do."""
+
+    todo: np.ndarray
+    size: int
+    count: int
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, k: int) -> range:
+        first = int(self.todo[k]) * self.size
+        return range(first, min(self.count, first + self.size))
+
+
+def fill(
+    folder: Path,
+    about: dict,
+    arrays: dict[str, tuple],
+    size: int,
+    encode: Callable[[Chunks], Iterator[Arrays]],
+    accelerator: Accelerator,
+) -> Arrays:
+    """The arrays of a folder, {name: (shape, dtype)}, completed in chunks of `size` by all processes of the
+    first machine: arrays on a shared disk must not be written from several."""
+    count = next(iter(arrays.values()))[0][0]
+    kinds = arrays | {"done": ((-(-count // size),), "bool")}
+    about = json.loads(json.dumps(about | {"arrays": kinds}))
+    if accelerator.is_main_process:
+        _create(folder, about, kinds)
+    accelerator.wait_for_everyone()
+    stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
+    todo = np.flatnonzero(~stored["done"])
+    if "unreadable" in arrays:  # look at those again: they may have been replaced
+        todo = np.union1d(todo, np.flatnonzero(stored["unreadable"]) // size)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    mine = todo[accelerator.process_index :: processes] if accelerator.process_index < processes else todo[:0]
+    chunks = Chunks(mine, size, count)
+    accelerator.wait_for_everyone()  # all have seen the same list before anyone shortens it
+    if len(todo):
+        for old in folder.glob("report-*.json"):
+            old.unlink(missing_ok=True)
+    progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", disable=not len(chunks))
+    finished = []
+    for k, values in enumerate(encode(chunks) if len(chunks) else ()):
+        for name, value in values.items():
+            stored[name][chunks[k].start : chunks[k].stop] = value
+        finished.append(mine[k])
+        if len(finished) == 100 or k == len(chunks) - 1:  # on disk before they are marked as done
+            for array in stored.values():
+                array.flush()
+            stored["done"][finished] = True
+            finished = []
+        progress.update()
+    progress.close()
+    accelerator.wait_for_everyone()
+    opened = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
+    if json.loads((folder / "about.json").read_text()) != about or not opened.pop("done").all():
+        raise InputError(f"another run is writing to {folder}: give this one a --cache of its own")
+    return opened
+
+
+def _create(folder: Path, about: dict, arrays: dict) -> None:
+    """Make the arrays, of zeros, unless they are there, of the same model, data and settings."""
+    if folder.exists():
+        try:
+            known = json.loads((folder / "about.json").read_text())
+        except (OSError, ValueError):
+            known = {}
+        if known == about:
+            return
+        other = [key for key in about if known.get(key) != about[key] and key != "arrays"]
+        print(f"{folder} was made with other {' and '.join(other) or 'settings'}: encoding anew")
+        shutil.rmtree(folder)
+    half = folder.with_name(f".{os.getpid()}-{folder.name}")
+    try:
+        half.mkdir(parents=True)
+        for name, (shape, kind) in arrays.items():
+            path = half / f"{name}.npy"
+            array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # where it is, a full disk is an error here, not a crash later
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, array.nbytes)
+        save_json(half / "about.json", about)
+        os.rename(half, folder)
+    except OSError as error:
+        shutil.rmtree(half, ignore_errors=True)
+        if (folder / "about.json").exists():  # another run was faster; its arrays are as good
+            return
+        size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
+        raise InputError(
+            f"cannot make {size / 1e9:.1f} GB in {folder}: {error.strerror}; "
+            "use another --cache or --no-cached"
+        ) from error
