@@ -131,7 +131,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
     path.unlink(missing_ok=True)
     reader = _Reader(csv_path)
-    paired = {"winner", "loser"} <= set(reader.columns)
+    paired = bool({"winner", "loser"} & set(reader.columns))
     rows = read_pairs(reader) if paired else read_feedback(reader, intersections)
     with closing(sqlite3.connect(path)) as db:
         db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
@@ -234,10 +234,11 @@ def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
 
 def read_pairs(reader: _Reader) -> Iterator[tuple]:
     """The winner's and the loser's (file, caption, desirable, score, row) of each row."""
+    sides = ((reader.need("winner"), 1), (reader.need("loser"), 0))
     caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)
     number = 0
     for number, row in reader:
-        for side, desirable in (("winner", 1), ("loser", 0)):
+        for side, desirable in sides:
             score = None
             if scored:
                 try:

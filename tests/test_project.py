@@ -100,6 +100,15 @@ def test_the_committed_sweep_shows_kahneman_tversky_ahead_over_a_factor_of_16_in
             assert balance["kahneman_tversky"] >= balance[name], (beta, name)
 
 
+def test_the_committed_red_preference_rests_on_five_seeds_and_its_claims_are_in_its_numbers():
+    summary = json.loads((ROOT / "figures" / "figure7.json").read_text())["summary"]
+    assert {entry["seeds"] for entry in summary} == {5}
+    at = {(entry["name"], entry["step"]): entry for entry in summary}
+    end, start = at["kahneman_tversky", 90], at["kahneman_tversky", 0]
+    assert end["met"] - end["met_half_width"] - start["met"] >= 0.06 and end["following"] >= 0.95
+    assert at["sft", 90]["met"] - at["sft", 90]["met_half_width"] > end["met"] + end["met_half_width"]
+
+
 def test_the_readmes_numbers_are_the_figures():
     summary = []
     for file in (ROOT / "figures").glob("*.json"):

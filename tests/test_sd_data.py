@@ -86,6 +86,7 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
         ([HEADER, "a\0.png,x,liked"], "is no file name"),
         (["file_name,caption,split", "a.png,x,win"], "unknown split 'win': use one of exclusive_win"),
         (["winner,loser,caption"], "has no pairs"),
+        (["winner,worse,caption"], "has no column loser; its columns: winner, worse, caption"),
         (
             ["winner,loser,caption,winner_score,loser_score", "a.png,b.png,x,1,high"],
             "loser_score 'high' is not a number",
