@@ -65,7 +65,9 @@ class Config:
     optimizer: str = setting("adamw", "adamw, or adamw8bit (needs bitsandbytes)")
     precision: str = setting("bf16", "of the model's arithmetic: fp32, bf16 or fp16; weights stay in fp32")
     gradient_checkpointing: bool = setting(False, "less memory, a quarter more work")
-    compile: bool = setting(False, "torch.compile: a slow start, faster steps")
+    compile: bool = setting(
+        False, "torch.compile: slow start, faster steps; policy and reference then differ by rounding"
+    )
     workers: int = setting(2, "processes that prepare examples (0: none)")
 
     log_every: int = setting(10, "steps between logged metrics")
