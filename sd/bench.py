@@ -165,6 +165,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="for each row (20)")
     try:
         options = parser.parse_args(argv)
+        if not gpu and SIZES[options.model]:
+            raise InputError(f"--model {options.model} needs a GPU; on a CPU use --model tiny")
         name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
         print(
             f"{options.model}, batch {options.batch}, {options.precision}, torch {torch.__version__}, {name}"

@@ -60,8 +60,10 @@ def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
     """What a person should know of the data, in lines; looked for once and kept beside the images."""
     index, limit = cache.index, models.token_limit(pipeline)
     file = cache.folder / f"report-{limit}.json"
-    if file.exists():
+    try:
         return json.loads(file.read_text())["lines"]
+    except (OSError, ValueError, KeyError):
+        pass  # not there, or damaged
     disliked = index.images - index.liked
     counts = (
         f"{index.liked} pairs" if index.paired else f"{index.liked} desirable, {disliked} undesirable images"

@@ -11,6 +11,16 @@ from toy.errors import InputError
 from toy.runs import Run
 from toy.utilities import load_utility
 
+# settings that may be 0; counts must be at least 1
+ZERO = (
+    "seed",
+    "warmup",
+    "workers",
+    "validate_every",
+    "weight_decay",
+    "weight_desirable",
+    "weight_undesirable",
+)
 RECIPES = Path(__file__).parent / "configs"
 
 
@@ -88,7 +98,9 @@ class Config:
         }
         for name, values in choices.items():
             if getattr(self, name) not in values:
-                raise InputError(f"--{name}: unknown '{getattr(self, name)}', use one of {', '.join(values)}")
+                raise InputError(
+                    f"{option(name)}: unknown '{getattr(self, name)}', use one of {', '.join(values)}"
+                )
         counts = (
             "lora_rank",
             "steps",
@@ -100,13 +112,14 @@ class Config:
             "keep",
         )
         lowest = dict.fromkeys(counts, 1)
-        lowest |= dict.fromkeys(("seed", "warmup", "workers", "validate_every", "weight_decay"), 0)
+        lowest |= dict.fromkeys(ZERO, 0)
         for name, low in lowest.items():
             if not getattr(self, name) >= low:
                 raise InputError(f"{option(name)} must be at least {low}, not {getattr(self, name):g}")
-        for name in ("prompt_dropout", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{option(name)} must be in [0, 1], not {getattr(self, name):g}")
+        if not 0 <= self.prompt_dropout <= 1:
+            raise InputError(f"--prompt-dropout must be in [0, 1], not {self.prompt_dropout:g}")
+        if not 0 <= self.ema < 1:
+            raise InputError(f"--ema must be at least 0 and below 1, not {self.ema:g}")
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{option(name)} must be above 0, not {getattr(self, name):g}")
@@ -116,9 +129,11 @@ class Config:
             )
         if self.validate_every and not self.validation_prompts:
             raise InputError("--validate-every needs --validation-prompts")
+        if self.utility != "kahneman_tversky" and self.objective != "diffusion_kto":
+            raise InputError(f"--utility is for diffusion_kto; {self.objective} has none")
         for name in ("model", "data", "out"):
             if not getattr(self, name):
-                raise InputError(f"--{name} is missing: {_about(name)}")
+                raise InputError(f"--{name} is missing: {_about(name)} (or name a recipe that has it)")
         _ = self.run
 
     def __getstate__(self) -> dict:
@@ -147,7 +162,7 @@ class Config:
 def read(argv: list[str] | None = None, program: str = "python -m sd.train", about: str = "") -> Config:
     """The settings of a command line: an optional recipe (a TOML file, or a name in sd/configs), then
     options. Raises InputError naming what is unknown or of the wrong kind."""
-    parser = Parser(program, description=about, argument_default=argparse.SUPPRESS)
+    parser = Parser(program, description=about, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     names = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
     parser.add_argument("recipe", nargs="?", help=f"TOML file with settings, or one of {names}")
     for f in fields(Config):
@@ -175,7 +190,8 @@ def _recipe(name: str) -> dict:
     try:
         values = tomllib.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"no recipe {path}: name a TOML file or one of those in {RECIPES.name}") from error
+        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+        raise InputError(f"no recipe '{name}': name a file that ends in .toml, or one of {known}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: {error}") from error
     kinds = {f.name: f.type for f in fields(Config)}

@@ -164,7 +164,7 @@ class _Reader:
     """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read."""
 
     def __init__(self, path: Path):
-        self.path, self.digest = path, hashlib.sha256()
+        self.path, self.digest, self.line = path, hashlib.sha256(), 0
         self._csv = csv.DictReader(self._lines(), strict=True)
         try:
             self.columns = [name.strip() for name in self._csv.fieldnames or []]
@@ -174,35 +174,34 @@ class _Reader:
 
     def _lines(self) -> Iterator[str]:
         with open(self.path, "rb") as file:
-            for number, line in enumerate(file, 1):
+            for self.line, line in enumerate(file, 1):
                 self.digest.update(line)
                 try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield line.decode("utf-8-sig" if self.line == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{self.path}, row {number}: not UTF-8 text; save the CSV as UTF-8"
-                    ) from error
+                    raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             for row in self._csv:
                 if None in row or None in row.values():
                     raise self.error(f"has {'more' if None in row else 'fewer'} fields than the header")
-                yield self._csv.line_num, row
+                if any(row.values()):  # a row of nothing but commas says nothing
+                    yield self.line, row
         except csv.Error as error:
             raise self.error(str(error)) from error
 
     def error(self, what: str) -> InputError:
-        return InputError(f"{self.path}, row {self._csv.line_num}: {what}")
+        return InputError(f"{self.path}, row {self.line}: {what}")
 
     def need(self, *names: str) -> str:
         """The first of the names that is a column."""
         for name in names:
             if name in self.columns:
                 return name
-        raise InputError(
-            f"{self.path} has no column {' or '.join(names)}; its columns: {', '.join(self.columns)}"
-        )
+        columns = ", ".join(self.columns) or "none"
+        hint = "; columns are separated by commas" if len(self.columns) < 2 else ""
+        raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
         """The file name, if such a file is there, inside the data folder."""
@@ -212,7 +211,7 @@ class _Reader:
         except ValueError as error:
             raise self.error(f"image {name!r} is no file name") from error
         if os.path.isabs(name) or os.path.commonpath([root, whole]) != root:
-            raise self.error(f"image '{name}' lies outside the data folder {root}; move it there")
+            raise self.error(f"image '{name}' must lie in {root}, and be named from there")
         if not os.path.isfile(whole):
             raise self.error(f"no image '{name}' in {root}")
         return name
@@ -238,6 +237,8 @@ def read_pairs(reader: _Reader) -> Iterator[tuple]:
     caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)
     number = 0
     for number, row in reader:
+        if row["winner"] == row["loser"]:
+            raise reader.error(f"image '{row['winner']}' is both winner and loser")
         for side, desirable in sides:
             score = None
             if scored:

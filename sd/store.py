@@ -87,10 +87,11 @@ def _create(folder: Path, about: dict, arrays: dict) -> None:
             known = json.loads((folder / "about.json").read_text())
         except (OSError, ValueError):
             known = {}
-        if known == about:
+        if known == about and _whole(folder, arrays):
             return
         other = [key for key in about if known.get(key) != about[key] and key != "arrays"]
-        print(f"{folder} was made with other {' and '.join(other) or 'settings'}: encoding anew")
+        why = f"was made with other {' and '.join(other)}" if other else "is damaged"
+        print(f"{folder} {why}: encoding anew")
         shutil.rmtree(folder)
     half = folder.with_name(f".{os.getpid()}-{folder.name}")
     try:
@@ -112,3 +113,12 @@ def _create(folder: Path, about: dict, arrays: dict) -> None:
             f"cannot make {size / 1e9:.1f} GB in {folder}: {error.strerror}; "
             "use another --cache or --no-cached"
         ) from error
+
+
+def _whole(folder: Path, arrays: dict) -> bool:
+    """Whether every array is there, in full."""
+    try:
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays}
+    except (OSError, ValueError):
+        return False
+    return all(found[name].shape == tuple(shape) for name, (shape, _) in arrays.items())

@@ -25,7 +25,11 @@ def run(config: Config) -> None:
     for note in now.notes:
         print(f"data: {note}")
     if main and now.step:
-        print(f"going on from step {now.step}")
+        done = now.step == config.steps
+        print(
+            f"trained to step {now.step} before; "
+            + ("to go on, raise --steps" if done else "going on from there")
+        )
     if main:
         rows = log.read_text().splitlines(True) if log.exists() else []
         kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= now.step]

@@ -1,5 +1,6 @@
 """A training run, as a generator: it yields after every step, and the caller draws, logs, stops."""
 
+import hashlib
 import math
 import os
 import shutil
@@ -218,8 +219,8 @@ def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
 def settings(config: Config, processes: int) -> dict:
     """What must be the same for a run to go on: what its numbers depend on."""
     values = {k: v for k, v in asdict(config).items() if k not in FREE}
-    x = torch.linspace(-8, 8, 33)
-    values["what the utility does"] = [round(u, 5) for u in config.run.utility(x).tolist()]
+    worth = [round(u, 5) for u in config.run.utility(torch.linspace(-8, 8, 33)).tolist()]
+    values["digest of what the utility does"] = hashlib.sha256(str(worth).encode()).hexdigest()[:8]
     return values | {"batch of all processes": config.batch * processes}
 
 
@@ -264,7 +265,7 @@ def train(config: Config) -> Iterator[State]:
     if config.cached:  # from here on they are needed for pictures only
         models.move_encoders(pipeline, "cpu")
     identity = settings(config, accelerator.num_processes)
-    identity |= {"data": index.digest, "model": models.digest(pipeline.unet)}
+    identity |= {"digest of the data": index.digest[:8], "digest of the model": models.digest(pipeline.unet)}
     trainer = Trainer(config, accelerator, pipeline, examples, identity)
     if accelerator.is_main_process:
         trainer.notes = check.report(examples, pipeline)

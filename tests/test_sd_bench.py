@@ -28,3 +28,5 @@ def test_the_command_prints_a_row_for_full_and_lora(capsys):
 
 def test_what_cannot_be_is_refused(capsys):
     assert bench.main(["--model", "sd99"]) == 2 and "invalid choice: 'sd99'" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert bench.main(["--model", "sd15"]) == 2 and "needs a GPU; on a CPU" in capsys.readouterr().err

@@ -217,6 +217,17 @@ def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
     assert config.run.utility is settings.run.utility
 
 
+@pytest.mark.parametrize(
+    "name", ["images/latents.npy", "images/done.npy", "captions/text.npy", "images/about.json"]
+)
+def test_a_damaged_cache_is_made_anew(prepare, tmp_path, name, capsys):
+    whole = np.array(prepare()[0].images["latents"])
+    with open(tmp_path / name, "r+b") as file:
+        file.truncate(10)
+    assert np.array_equal(prepare()[0].images["latents"], whole)
+    assert "encoding anew" in capsys.readouterr().out
+
+
 def test_two_runs_on_one_cache_do_not_mix(prepare, monkeypatch, tmp_path):
     prepare()
     fill = store._create

@@ -60,6 +60,10 @@ def test_an_index_travels_to_another_process(example, tmp_path):
     assert pickle.loads(pickle.dumps(index)).image(1).file == "b.png"
 
 
+def test_rows_of_nothing_but_commas_are_passed_over(example, tmp_path):
+    assert example(tmp_path, HEADER, "a.png,x,liked", ",,", "b.png,x,disliked", ",,").images == 2
+
+
 def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path):
     index = example(
         tmp_path, "\ufefffile_name,caption,label", 'a.png,"one, ""two""\nthree",liked', "b.png,x,disliked"
@@ -78,14 +82,17 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
             "row 3: unknown label 'good': use one of liked, disliked",
         ),
         ([HEADER, "a.png,x,liked", "z.png,x,disliked"], "row 3: no image 'z.png'"),
-        ([HEADER, "../a.png,x,liked"], "row 2: image '../a.png' lies outside the data folder"),
-        ([HEADER, "/etc/passwd,x,liked"], "row 2: image '/etc/passwd' lies outside"),
-        ([HEADER, "link.png,x,liked"], "row 2: image 'link.png' lies outside"),
+        ([HEADER, "../a.png,x,liked"], "row 2: image '../a.png' must lie in"),
+        ([HEADER, "/etc/passwd,x,liked"], "row 2: image '/etc/passwd' must lie in"),
+        ([HEADER, "link.png,x,liked"], "row 2: image 'link.png' must lie in"),
         ([HEADER, "a.png,x,liked", "b.png,x"], "row 3: has fewer fields than the header"),
         ([HEADER, "a.png,x,liked,y"], "row 2: has more fields than the header"),
         ([HEADER, "a\0.png,x,liked"], "is no file name"),
         (["file_name,caption,split", "a.png,x,win"], "unknown split 'win': use one of exclusive_win"),
         (["winner,loser,caption"], "has no pairs"),
+        (["winner,loser,caption", "a.png,a.png,x"], "row 2: image 'a.png' is both winner and loser"),
+        (["file_name;caption;label", "a.png;x;liked"], "columns are separated by commas"),
+        ([HEADER, "a.png,x,liked", 'b.png,"x,liked'], "row 3: "),
         (["winner,worse,caption"], "has no column loser; its columns: winner, worse, caption"),
         (
             ["winner,loser,caption,winner_score,loser_score", "a.png,b.png,x,1,high"],

@@ -227,7 +227,7 @@ def test_a_utility_that_was_edited_makes_another_run(config, tmp_path):
     file.write_text("import torch\ndef u(x):\n    return torch.tanh(x)\n")
     last(trainer.train(config(utility=f"{file}:u")))
     file.write_text("import torch\ndef u(x):\n    return 2 * torch.tanh(x)\n")
-    with pytest.raises(InputError, match="what the utility does was"):
+    with pytest.raises(InputError, match="digest of what the utility does was"):
         next(trainer.train(config(utility=f"{file}:u")))
 
 
