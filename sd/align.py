@@ -33,7 +33,7 @@ class Aligner:
                 model.compile()
         self.policy = accelerator.prepare_model(self.unet)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of this process's batch, with its gradient; and what all processes saw, (1, n, 5) or for
         pairs (2, n, 5), winners and losers: policy and reference error, desirable, score, reference point."""
         run, desirable, score = self.config.run, batch["desirable"], batch["score"]

@@ -88,7 +88,7 @@ class Trainer:
             for k in range(config.accumulate):
                 last = k == config.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(aligner.policy):
-                    loss, everyone = aligner.loss(aligner.receive(next(batches)))
+                    loss, everyone = aligner.measure(aligner.receive(next(batches)))
                     accelerator.backward(loss / config.accumulate)
                 seen.append(everyone)
             norm = accelerator.clip_grad_norm_(self.weights, config.clip)

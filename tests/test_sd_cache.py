@@ -1,6 +1,6 @@
 """sd.cache, sd.store, sd.check: images and captions encoded once, kept or made anew, and checked."""
 
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -210,9 +210,9 @@ def test_a_replaced_image_is_read_again_and_the_report_made_anew(prepare, pipeli
 
 def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
     made, settings = prepare(utility="linear")
-    packed = pickle.dumps((made, settings))
+    packed = ForkingPickler.dumps((made, settings))
     assert len(packed) < 10_000
-    there, config = pickle.loads(packed)
+    there, config = ForkingPickler.loads(packed)
     assert np.array_equal(there.images["latents"], made.images["latents"]) and config == settings
     assert config.run.utility is settings.run.utility
 

@@ -1,7 +1,7 @@
 """sd.data: rows of a CSV, checked and indexed on disk."""
 
 import os
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_an_index_is_kept_and_made_anew_when_the_csv_or_the_policy_changes(examp
 def test_an_index_travels_to_another_process(example, tmp_path):
     index = example(tmp_path, HEADER, "a.png,x,liked", "b.png,x,disliked")
     index.image(0)
-    assert pickle.loads(pickle.dumps(index)).image(1).file == "b.png"
+    assert ForkingPickler.loads(ForkingPickler.dumps(index)).image(1).file == "b.png"
 
 
 def test_rows_of_nothing_but_commas_are_passed_over(example, tmp_path):
