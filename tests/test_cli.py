@@ -145,6 +145,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
     process = run(
         "figure6", "--seeds", "500", "--out", str(out), "--cache", str(tmp_path / "cache"),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("cache/*.safetensors")) and time.monotonic() < deadline:
