@@ -30,7 +30,7 @@ from sd.sample import draw
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically
 
-# settings that may change when a run goes on: they do not change its numbers
+# settings that may change when a run goes on: they do not change its numbers (compile: but for rounding)
 FREE = ("model", "data", "out", "cache", "steps", "log_every", "save_every", "keep", "tracker", "batch",
         "validate_every", "validation_prompts", "workers", "gradient_checkpointing", "compile")  # fmt: skip
 
