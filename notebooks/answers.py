@@ -1,0 +1,134 @@
+"""How a student's function is compared with the right one, and what is said of it."""
+
+import functools
+import traceback
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EXERCISES: dict[str, Callable] = {}
+Mistakes = list[tuple[Callable, str]]  # a wrong answer, and what to say of it
+
+
+class Verdict(NamedTuple):
+    """What a check answers; a notebook shows it as a line."""
+
+    right: bool
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{'✓ Right.' if self.right else '✗ Not yet:'} {self.text}"
+
+
+def exercise(check: Callable[[Callable], str | None]) -> Callable[[Callable], Verdict]:
+    """Make a check of a function that says what is wrong with the student's, or None if nothing is; its
+    docstring is what is then said."""
+
+    @functools.wraps(check)
+    def judge(student: Callable) -> Verdict:
+        if not callable(student):
+            kind = type(student).__name__
+            return Verdict(
+                False, f"give the check the function by its name, without brackets: this is {kind}"
+            )
+        try:
+            wrong = check(student)
+        except Exception as error:
+            wrong = _stopped(student, error)
+        return Verdict(wrong is None, wrong or check.__doc__)
+
+    EXERCISES[check.__name__] = judge
+    return judge
+
+
+def compare(
+    student: Callable, right: Callable, inputs: tuple, mistakes: Mistakes, gradients: bool = True
+) -> str | None:
+    """None if both give the same value, and the same gradient for every floating (B,) or (B, 2) input.
+    Else the sentence of the mistake that explains it, or what was returned and what would be right."""
+    found, wanted = (_answer(function, inputs, gradients) for function in (student, right))
+    if not isinstance(found[0], Tensor):
+        return no_tensor(found[0])
+    if _same(found, wanted):
+        return None
+    for mistake, text in mistakes:
+        if _same(found, _answer(mistake, inputs, gradients)):
+            return text
+    if found[0].shape != wanted[0].shape:
+        return wrong_shape(found[0], wanted[0].shape)
+    if not _same(found[:1], wanted[:1]):
+        return f"this check's inputs give {_few(found[0])}, where {_few(wanted[0])} is right"
+    return (
+        "the value is right, its gradient is not: is something detached that should not be, or not detached?"
+    )
+
+
+def compare_numbers(student: Callable, right: Callable, cases: list[tuple], mistakes: Mistakes) -> str | None:
+    """The same for functions of plain numbers, on several cases at once."""
+
+    def on_all(function: Callable) -> Callable:
+        def answers():
+            values = [function(*case) for case in cases]
+            odd = [v for v in values if not isinstance(v, int | float | Tensor)]
+            return odd[0] if odd else torch.tensor([float(v) for v in values])
+
+        return answers
+
+    return compare(on_all(student), on_all(right), (), [(on_all(m), text) for m, text in mistakes])
+
+
+def wrong_shape(value, wanted: tuple) -> str | None:
+    """None for a tensor of the shape that is wanted."""
+    if not isinstance(value, Tensor):
+        return no_tensor(value)
+    if value.shape != torch.Size(wanted):
+        return f"it returns the shape {tuple(value.shape)}; asked for is {tuple(wanted)}"
+    return None
+
+
+def no_tensor(value) -> str:
+    if value is None or value is ...:
+        return "it returns nothing yet; put your answer where the dots are"
+    return f"it returns {type(value).__name__}; asked for is a tensor"
+
+
+def _answer(function: Callable, inputs: tuple, gradients: bool) -> list:
+    """The value of a function and its gradient for each floating input, zeros where there is none."""
+
+    def wanted(value) -> bool:
+        return gradients and isinstance(value, Tensor) and value.is_floating_point() and value.numel() < 100
+
+    inputs = [v.clone().requires_grad_() if wanted(v) else v for v in inputs]
+    value = function(*inputs)
+    if isinstance(value, int | float):
+        value = torch.tensor(float(value))
+    if not isinstance(value, Tensor):
+        return [value]
+    variables = [v for v in inputs if wanted(v)]
+    slopes = [None] * len(variables)
+    if value.requires_grad and variables:
+        slopes = torch.autograd.grad(value.sum(), variables, allow_unused=True)
+    slopes = [torch.zeros_like(v) if s is None else s for v, s in zip(variables, slopes, strict=True)]
+    return [value.detach().float(), *slopes]
+
+
+def _same(found: list, wanted: list) -> bool:
+    return all(
+        f.shape == w.shape and torch.allclose(f, w, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for f, w in zip(found, wanted, strict=True)
+    )
+
+
+def _few(value: Tensor) -> str:
+    numbers = ", ".join(f"{v:.3g}" for v in value.flatten()[:4].tolist())
+    return f"{numbers}, ..." if value.numel() > 4 else numbers
+
+
+def _stopped(student: Callable, error: Exception) -> str:
+    """Where and why a student's function stopped, in one sentence."""
+    file = getattr(getattr(student, "__code__", None), "co_filename", None)
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" at `{lines[-1]}`" if lines and lines[-1] else ""
+    return f"it stops{where} with {type(error).__name__}: {str(error).partition(chr(10))[0]}"

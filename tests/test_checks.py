@@ -1,0 +1,218 @@
+"""The exercises: every solution passes, every usual mistake is told apart and named."""
+
+import importlib
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from notebooks import checks
+from notebooks.answers import EXERCISES
+from toy.diffusion import move
+
+LESSONS = [importlib.import_module(f"notebooks.solutions.lesson{i}") for i in range(1, 9)]
+SOLUTIONS = {name: vars(lesson)[name] for lesson in LESSONS for name in vars(lesson) if name in EXERCISES}
+log_sigmoid, sigmoid = F.logsigmoid, torch.sigmoid
+
+
+def a_(abar, t):
+    return abar[t].reshape(-1, 1)
+
+
+def wrong_interval(quantile, less, root):
+    return lambda v: quantile * np.std(v, ddof=less) / root(len(v))
+
+
+def flips_in_place(desirable, share, generator):
+    which = torch.rand(len(desirable), generator=generator) < share
+    desirable[which] = ~desirable[which]
+    return desirable
+
+
+def only_first_liked(desirable, gamma, size, g):
+    disliked = (~desirable).nonzero()[:, 0]
+    other = disliked[torch.randint(len(disliked), (size,), generator=g)]
+    return torch.where(torch.rand(size, generator=g) < gamma, desirable.nonzero()[0, 0], other)
+
+
+def by_weight(desirable, weight, size, g):
+    return torch.multinomial(weight, size, True, generator=g)
+
+
+def always_the_same(desirable, gamma, size, g):
+    return SOLUTIONS["draw_batch"](desirable, gamma, size, torch.Generator().manual_seed(0))
+
+
+def lines(header, *columns):
+    return "\n".join([header, *(",".join(row) for row in zip(*columns, strict=True))])
+
+
+def quoted(captions):
+    return ['"' + caption.replace('"', '""') + '"' for caption in captions]
+
+
+HEADER = "file_name,caption,label"
+
+# exercise -> what a student might write, and words that the answer must have
+WRONG = {
+    "estimate_x0": [
+        (lambda xt, t, eps, abar: (xt - (1 - a_(abar, t)) * eps) / a_(abar, t), "square root"),
+        (lambda xt, t, eps, abar: xt - (1 - a_(abar, t)).sqrt() * eps, "divide by sqrt"),
+        (lambda xt, t, eps, abar: (xt + (1 - a_(abar, t)).sqrt() * eps) / a_(abar, t).sqrt(), "take it away"),
+        (lambda xt, t, eps, abar: (xt - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), "RuntimeError"),
+    ],
+    "ddim_step": [
+        (lambda xt, t, n, eps, abar: (xt - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), "noise it again"),
+        (lambda xt, t, n, eps, abar: move(xt, t, t, eps, abar), "t_next's, not t's"),
+        (lambda xt, t, n, eps, abar: move(xt, t, n, eps, abar) - (1 - abar[n]).sqrt() * eps, "is missing"),
+        (lambda xt, t, n, eps, abar: xt - eps, "is right"),
+    ],
+    "loss_aversion": [
+        (lambda x: torch.where(x < 0, x, 2.25 * x), "gains count more"),
+        (lambda x: torch.where(x >= 0, x, 2.25 * x.abs()), "negative value"),
+        (lambda x: torch.where(x >= 0, x, 2.25 * x).mean(), "each example"),
+        (lambda x: x if x >= 0 else 2.25 * x, "RuntimeError"),
+    ],
+    "slope": [
+        (lambda utility, x: utility(x), "asked for is its slope"),
+        (lambda utility, x: SOLUTIONS["slope"](utility, x) / len(x), "take sum()"),
+        (lambda utility, x: -SOLUTIONS["slope"](utility, x), "sign"),
+        (lambda utility, x: torch.autograd.grad(utility(x), x)[0], "RuntimeError"),
+    ],
+    "denoising_error": [
+        (lambda p, e: F.mse_loss(p, e), "keep the examples apart"),
+        (lambda p, e: ((p - e) ** 2).sum(-1), "not their sum"),
+        (lambda p, e: ((p - e) ** 2).mean(0), "averages over the examples"),
+        (lambda p, e: (p - e).mean(-1), "square"),
+    ],
+    "reference_point": [
+        (lambda p, r: (r - p).mean().clamp(min=0), "detach"),
+        (lambda p, r: (r.detach() - p.detach()).mean(), "clamp is missing"),
+        (lambda p, r: (p - r).mean().clamp(min=0).detach(), "sign"),
+        (lambda p, r: F.relu(r - p).mean().detach(), "first the mean"),
+    ],
+    "kto_loss": [
+        (lambda p, r, d, beta, z0: (1 - sigmoid(beta * (r - p - z0))).mean(), "s is missing"),
+        (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (p - r - z0))).mean(), "g is"),
+        (lambda p, r, d, beta, z0: sigmoid((2.0 * d - 1) * beta * (r - p - z0)).mean(), "1 - U"),
+        (lambda p, r, d, beta, z0: 1 - sigmoid(((2.0 * d - 1) * beta * (r - p - z0)).mean()), "then mean"),
+        (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (r - p))).mean(), "z0 is missing"),
+        (lambda p, r, d, beta, z0: SOLUTIONS["kto_loss"](p, r, d, beta, z0).detach(), "detach"),
+    ],
+    "undesirable_rate": [
+        (lambda x: 1 - SOLUTIONS["undesirable_rate"](x), "turn the comparison"),
+        (lambda x: SOLUTIONS["undesirable_rate"](x) * len(x), "share"),
+        (lambda x: ((x - torch.tensor([0.3, 0.6])).norm(dim=1) < 0.0599**0.5).float().mean(), "circle"),
+    ],
+    "balance": [
+        (lambda a, b: (a + b) / 2, "arithmetic"),
+        (lambda a, b: 2 / (1 / a + 1 / b), "not positive"),
+        (lambda a, b: max(a, 0) * max(b, 0), "product"),
+    ],
+    "half_width": [
+        (wrong_interval(1.96, 1, math.sqrt), "1.96"),
+        (lambda v: checks.metrics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
+        (lambda v: checks.metrics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
+        (lambda v: 2 * checks.metrics.interval(v)[1], "whole width"),
+    ],
+    "draw_batch": [
+        (lambda d, gamma, n, g: torch.randint(len(d), (n,), generator=g), "gamma does nothing"),
+        (lambda d, gamma, n, g: SOLUTIONS["draw_batch"](d, 1 - gamma, n, g), "disliked one"),
+        (only_first_liked, "most liked"),
+        (always_the_same, "same"),
+        (lambda d, gamma, n, g: by_weight(d, torch.where(d, gamma, 1 - gamma), n, g), "% liked"),
+    ],
+    "flip_labels": [
+        (flips_in_place, "clone"),
+        (lambda d, share, g: d & (torch.rand(len(d), generator=g) > share), "only liked"),
+        (lambda d, share, g: d ^ (torch.rand(len(d), generator=g) > share), "all but"),
+        (lambda d, share, g: d ^ (torch.arange(len(d)) % 4 == 0), "whatever the generator"),
+    ],
+    "dpo_loss": [
+        (lambda w, l, rw, rl, beta: -log_sigmoid(beta * (rw - w - rl + l)).mean(), "0.5"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (w - rw - l + rl)).mean(), "sign"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (l - w)).mean(), "reference is missing"),  # noqa: E741
+    ],
+    "pair_weight": [
+        (lambda w, l, gamma: gamma * sigmoid(w - l), "alpha"),  # noqa: E741
+        (lambda w, l, gamma: 2 * sigmoid(w - l) - 1, "gamma is missing"),  # noqa: E741
+        (lambda w, l, gamma: gamma * (2 * sigmoid(l - w) - 1), "exchanged"),  # noqa: E741
+    ],
+    "renoise_step": [
+        (lambda model, x, t, n, abar: move(x, t, n, model(x, t), abar), "plain inversion"),
+        (
+            lambda model, x, t, n, abar: move(x, t, n, model(move(x, t, n, model(x, t), abar), n), abar),
+            "average both",
+        ),
+        (
+            lambda model, x, t, n, abar: move(
+                x, t, n, (model(x, t) + model(move(x, t, n, model(x, t), abar), t)) / 2, abar
+            ),
+            "t_next, not t",
+        ),
+    ],
+    "cautious": [
+        (torch.sigmoid, "a gain weighs"),
+        (F.logsigmoid, "hopeless loss still pulls"),
+        (lambda x: torch.where(x >= 0, x, 2.25 * x), "far gain still pulls"),
+        (lambda x: torch.tanh(x).mean(), "one value per example"),
+        (lambda x: -torch.tanh(x), "wrong way"),
+    ],
+    "redness": [
+        (lambda x: x[:, 0].mean() - x.mean(), "each image"),
+        (lambda x: x[:, 2].mean((1, 2)) - x.mean((1, 2, 3)), "blue"),
+        (lambda x: x[:, 0].mean((1, 2)) - x[:, 1:].mean((1, 2, 3)), "all three"),
+    ],
+    "feedback_csv": [
+        (lambda n, c, liked: lines("image,caption,label", n, quoted(c), ["1", "0"]), "first line"),
+        (lambda n, c, liked: lines(HEADER, n, c, ["1", "0"]), "csv.writer"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["0", "1"]), "exchanged"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["good", "bad"]), "not good"),
+    ],
+}  # fmt: skip
+
+
+def test_there_are_twelve_exercises_or_more_and_each_has_a_solution_and_three_wrong_answers():
+    assert len(EXERCISES) >= 12
+    assert set(EXERCISES) == set(SOLUTIONS) == set(WRONG)
+    assert all(len(answers) >= 3 for answers in WRONG.values())
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_solution_is_right(name):
+    verdict = EXERCISES[name](SOLUTIONS[name])
+    assert verdict.right, verdict
+    assert repr(verdict).startswith("✓ Right.")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "words"), [(name, *wrong) for name, answers in WRONG.items() for wrong in answers]
+)
+def test_a_usual_mistake_is_named(name, answer, words):
+    verdict = EXERCISES[name](answer)
+    assert not verdict.right
+    assert words in verdict.text, verdict
+    assert "\n" not in verdict.text and len(verdict.text) < 240
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_an_exercise_left_open_gets_a_sentence(name):
+    verdict = EXERCISES[name](lambda *arguments: ...)
+    assert not verdict.right and ("nothing yet" in verdict.text or "returns ellipsis" in verdict.text)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_function_that_raises_gets_a_sentence(name):
+    def answer(*arguments):
+        raise KeyError("lost")
+
+    text = EXERCISES[name](answer).text
+    assert "KeyError" in text and "lost" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_a_wrong_shape_and_a_number_for_a_function_get_a_sentence(name):
+    assert not EXERCISES[name](lambda *arguments: torch.zeros(3, 7)).right
+    assert "by its name" in EXERCISES[name](0.5).text
