@@ -1,11 +1,15 @@
 # make figure6   draw the paper's Figure 6, from nothing
 # make figure7   align a tiny Stable Diffusion, the paper's Figure 7
+# make lab       open the lessons in Jupyter
+# make notebooks run all lessons in order and keep their outputs
 # make test      run the tests
 # make figures   regenerate everything in figures/
 # make lint      check style
 
 PYTHON ?= python3
 VENV := .venv
+# threads that wait for each other by spinning crawl when anything else runs
+export GOMP_SPINCOUNT ?= 1000
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -22,6 +26,13 @@ figures: $(VENV)/sd
 	$(RUN) -m toy sweep --seeds 10 --out figures
 	$(RUN) -m sd.figure7 --seeds 5 --out figures
 	$(RUN) -m sd.figure7 --seeds 5 --out figures --preference large
+
+lab: $(VENV)/notebooks
+	$(RUN) -m jupyter lab notebooks
+
+KEEP := --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True
+notebooks: $(VENV)/notebooks
+	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute $(KEEP) notebooks/*.ipynb
 
 test: $(VENV)/dev
 	$(RUN) -m pytest
@@ -41,8 +52,12 @@ $(VENV)/sd: $(VENV)/base
 	$(PIP) --editable '.[sd]'
 	@touch $@
 
-$(VENV)/dev: $(VENV)/sd
-	$(PIP) --editable '.[sd,dev]'
+$(VENV)/notebooks: $(VENV)/sd
+	$(PIP) --editable '.[sd,notebooks]'
 	@touch $@
 
-.PHONY: figure6 figure7 figures test lint
+$(VENV)/dev: $(VENV)/notebooks
+	$(PIP) --editable '.[sd,notebooks,dev]'
+	@touch $@
+
+.PHONY: figure6 figure7 figures lab notebooks test lint

@@ -1,6 +1,7 @@
 """What the lessons share: pictures with a description, on the screen and on a page."""
 
 import base64
+import importlib.util
 import io
 
 import matplotlib.pyplot as plt
@@ -8,17 +9,19 @@ import numpy as np
 from IPython.display import display
 from PIL import Image
 
+from toy.errors import InputError
 
-def show(fig: plt.Figure, alt: str, handle=None):
-    """Display a figure and close it; alt says what it shows to who cannot see it. Returns a handle:
-    given back, the new figure takes the place of the old one."""
+
+def show(fig: plt.Figure, alt: str, handle=None) -> None:
+    """Display a figure and close it; alt says what it shows to who cannot see it. With the handle of
+    display(display_id=True) it takes the place of what was shown there."""
     picture = io.BytesIO()
     fig.savefig(picture, format="png", dpi=80)
     plt.close(fig)
-    return _display(picture, alt, handle)
+    _display(picture, alt, handle.update if handle else display)
 
 
-def animate(fig: plt.Figure, update, frames: int, alt: str, milliseconds: int = 120):
+def animate(fig: plt.Figure, update, frames: int, alt: str, milliseconds: int = 120) -> None:
     """Display the figure's states after update(0), update(1), ... as an animated PNG, which is a still
     picture of the first where nothing moves. The last one stays for a while."""
     images = []
@@ -30,7 +33,7 @@ def animate(fig: plt.Figure, update, frames: int, alt: str, milliseconds: int = 
     plt.close(fig)
     picture, pauses = io.BytesIO(), [milliseconds] * (frames - 1) + [2000]
     images[0].save(picture, "PNG", save_all=True, append_images=images[1:], duration=pauses, loop=0)
-    return _display(picture, alt, None)
+    _display(picture, alt, display)
 
 
 def controls(widget, instead: str) -> None:
@@ -38,10 +41,16 @@ def controls(widget, instead: str) -> None:
     display(widget._repr_mimebundle_() | {"text/plain": instead}, raw=True)
 
 
-def _display(picture: io.BytesIO, alt: str, handle):
+def require(*modules: str) -> None:
+    """Raise InputError, in one line, if one of the modules that a lesson needs is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise InputError(
+            f"this lesson needs {', '.join(missing)}: in the project's folder run "
+            "python -m pip install --editable '.[sd]', then restart the kernel"
+        )
+
+
+def _display(picture: io.BytesIO, alt: str, put) -> None:
     content = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": alt}
-    options = {"raw": True, "metadata": {"image/png": {"alt": alt}}}
-    if handle is None:
-        return display(content, display_id=True, **options)
-    handle.update(content, **options)
-    return handle
+    put(content, raw=True, metadata={"image/png": {"alt": alt}})

@@ -60,7 +60,8 @@ def fill(
     if len(todo):
         for old in folder.glob("report-*.json"):
             old.unlink(missing_ok=True)
-    progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", disable=not len(chunks))
+    silent = {} if len(chunks) else {"disable": True}
+    progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", **silent)
     finished = []
     for k, values in enumerate(encode(chunks) if len(chunks) else ()):
         for name, value in values.items():

@@ -157,7 +157,7 @@ WRONG = {
         (torch.sigmoid, "a gain weighs"),
         (F.logsigmoid, "hopeless loss still pulls"),
         (lambda x: torch.where(x >= 0, x, 2.25 * x), "far gain still pulls"),
-        (lambda x: torch.tanh(x).mean(), "one value per example"),
+        (lambda x: torch.tanh(x).mean(), "shape ()"),
         (lambda x: -torch.tanh(x), "wrong way"),
     ],
     "redness": [

@@ -3,3 +3,6 @@
 
 class InputError(ValueError):
     """Bad input, said in one line. Command lines print it without a traceback and exit with 2."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"error: {self}"]  # so that a notebook, too, shows the line alone

@@ -1,0 +1,137 @@
+"""The course: every lesson as it is committed, and run anew from another folder, its controls used."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from notebooks.answers import EXERCISES
+from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
+
+ROOT = Path(__file__).parent.parent
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+lessons = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+MACHINE_PATH = re.compile(r"/(home|root|Users|tmp|work|opt|usr|var|private)/|[A-Z]:\\\\|site-packages")
+
+# what a reader would do by hand, after the cell in which these words are: the panel moved, squares
+# pressed, forty images answered (as the stand-in would)
+HANDS = {
+    ("7_your_utility", "refresh()\n"): (
+        'utility.value, beta.value, noise.value = "bend", 1.0, 0.2',
+        'noise.value, utility.value = 0.0, "risk_seeking"',
+    ),
+    ("7_your_utility", "controls(rows"): (
+        "ticks = len(ticked)\nfor button in buttons:\n    button.value = False\nassert ticks and not ticked",
+        "for button in buttons[:70]:\n    button.value = not button.disabled\nassert len(ticked) > 10",
+    ),
+    ("8_stable_diffusion", "like.on_click"): (
+        "for scene in shapes.judge(choices):\n    (like if scene.shape == 'circle' else dislike).click()",
+        "like.click()\nassert len(answers) == 40 and words.value.startswith('thank you')",
+    ),
+}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def texts(notebook):
+    """Everything that a reader can see of the outputs."""
+    for output in outputs(notebook):
+        yield output.get("text", "")
+        yield from (v for k, v in output.get("data", {}).items() if k.startswith("text/"))
+
+
+def assert_clean(notebook):
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    for output in outputs(notebook):
+        assert output.output_type != "error" and output.get("name") != "stderr", output
+        if "image/png" in output.get("data", {}):
+            assert len(output["metadata"]["image/png"]["alt"]) > 20
+    for text in texts(notebook):
+        assert not MACHINE_PATH.search(text) and str(ROOT) not in text, text
+
+
+def test_there_are_eight_lessons_and_they_are_small():
+    assert [path.stem[0] for path in LESSONS] == list("12345678")
+    assert sum(path.stat().st_size for path in LESSONS) < 8e6
+
+
+@lessons
+def test_a_committed_lesson_has_run_in_order_without_errors_or_machine_paths(path):
+    assert_clean(read(path))
+    assert sum("image/png" in output.get("data", {}) for output in outputs(read(path))) >= 4
+
+
+@lessons
+def test_a_lesson_is_short_and_imports_in_its_first_cell_only(path):
+    notebook = read(path)
+    assert 20 <= len(notebook.cells) <= 40
+    for number, cell in enumerate(code(notebook)):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 25, cell.source
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        imports = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+        assert bool(imports) == (number == 0), cell.source
+
+
+@lessons
+def test_a_lesson_has_all_its_parts(path):
+    words = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert words.startswith(f"# {path.stem[0]}. ")
+    for part in ("**Question.**", "| symbol |", "**What you should see", "## Exercise", "## In three lines"):
+        assert part in words, part
+    assert words.count("\n- ", words.index("## In three lines")) == 3
+    for file in re.findall(r"`((?:toy|sd|notebooks)/[\w/.]+)`", words[words.index("**Sources.**") :]):
+        assert (ROOT / file).exists(), file
+
+
+def test_every_exercise_is_in_one_lesson_and_left_open_there():
+    asked = []
+    for path in LESSONS:
+        for cell in code(read(path)):
+            for name in re.findall(r"^checks\.(\w+)\(\1\)$", cell.source, re.M):
+                assert f"def {name}(" in cell.source and "return ..." in cell.source
+                assert "✗ Not yet" in cell.outputs[-1]["data"]["text/plain"]
+                asked.append(name)
+    assert sorted(asked) == sorted(EXERCISES)
+
+
+@lessons
+def test_a_lesson_runs_from_another_folder(path, tmp_path):
+    notebook = read(path)
+    for (stem, words), cells in HANDS.items():
+        if stem == path.stem:
+            place = next(i for i, c in enumerate(notebook.cells) if words in c.source + "\n")
+            notebook.cells[place + 1 : place + 1] = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment)
+    assert_clean(notebook)
+    if path.stem.startswith("8"):
+        assert len((tmp_path / "out/my-likes/feedback.csv").read_text().splitlines()) == 41
+
+
+def test_what_a_lesson_needs_and_does_not_find_is_said_in_one_line():
+    from notebooks import require
+    from toy.errors import InputError
+
+    require("torch")
+    with pytest.raises(
+        InputError, match=r"this lesson needs absent_one, absent_two: .*pip install"
+    ) as raised:
+        require("torch", "absent_one", "absent_two")
+    [line] = raised.value._render_traceback_()
+    assert line.startswith("error: ") and "\n" not in line
