@@ -27,7 +27,7 @@ from toy import plots
 from toy.__main__ import Parser, number
 from toy.errors import InputError
 from toy.files import output_folder, save_json
-from toy.metrics import interval
+from toy.statistics import interval
 
 KTO = {"objective": "diffusion_kto", "batch": 64}
 OBJECTIVES = {
