@@ -161,11 +161,14 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
 
 
 class _Reader:
-    """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read."""
+    """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read. In a file
+    that ends in .tsv tabs separate columns, and quotes are text."""
 
     def __init__(self, path: Path):
         self.path, self.digest, self.line = path, hashlib.sha256(), 0
-        self._csv = csv.DictReader(self._lines(), strict=True)
+        self.tabs = path.suffix == ".tsv"
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
+        self._csv = csv.DictReader(self._lines(), strict=True, **form)
         try:
             self.columns = [name.strip() for name in self._csv.fieldnames or []]
         except csv.Error as error:
@@ -200,7 +203,8 @@ class _Reader:
             if name in self.columns:
                 return name
         columns = ", ".join(self.columns) or "none"
-        hint = "; columns are separated by commas" if len(self.columns) < 2 else ""
+        mark = "tabs" if self.tabs else "commas"
+        hint = f"; columns are separated by {mark}" if len(self.columns) < 2 else ""
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
