@@ -231,6 +231,8 @@ def blip_weights():
     shapes |= {f"{text}embeddings.word_embeddings.weight": (30, OUT)}
     shapes |= {f"{text}embeddings.position_embeddings.weight": (40, OUT)}
     state = {name: random(*shape, seed=k) for k, (name, shape) in enumerate(shapes.items())}
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+        state[f"blip.visual_encoder.{name}"] /= 20  # so small that the norms' epsilon matters
     return state | {f"{text}embeddings.position_ids": torch.arange(40)[None]}
 
 
@@ -243,10 +245,10 @@ def blip(tmp_path, monkeypatch):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "##dish", "circle", "large", "on"]
     (folder / "vocab.txt").write_text("\n".join(words))
     sizes = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 32}
-    vision = {"hidden_size": WIDTH, "image_size": SIDE, "patch_size": PATCH, "layer_norm_eps": 1e-6}
-    monkeypatch.setattr(scorers, "VISION", sizes | vision)
+    vision = {"hidden_size": WIDTH, "image_size": SIDE, "patch_size": PATCH}
+    monkeypatch.setattr(scorers, "VISION", scorers.VISION | sizes | vision)
     text = {"hidden_size": OUT, "vocab_size": 30, "max_position_embeddings": 40, "encoder_hidden_size": WIDTH}
-    monkeypatch.setattr(scorers, "LANGUAGE", sizes | text)
+    monkeypatch.setattr(scorers, "LANGUAGE", scorers.LANGUAGE | sizes | text)
     return folder, state
 
 
@@ -256,7 +258,7 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
     ids = [[2, 5, 6, 7, 8, 3], [2, 5, 3], [2, 9, 6, 8, 10, 5, 8, 3], [2, *[6] * 33, 3]]
     scorer = scorers.load(f"imagereward={folder}")
     found = scorer(images, prompts)
-    assert scorer.truncated == 1 and found.std() > 0.02
+    assert scorer.truncated == 1 and found.std() > 0.005
     for image, tokens, score in zip(images, ids, found, strict=True):
         see, say = "blip.visual_encoder.", "blip.text_encoder."
         proj = (state[f"{see}patch_embed.proj.weight"], state[f"{see}patch_embed.proj.bias"])
@@ -287,7 +289,7 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
         for i in (0, 2, 4, 6, 7):
             reward = layer(state, f"mlp.layers.{i}", reward)
         expected = (reward[0] - 0.16717362830052426) / 1.0333394966054072
-        torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(score, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_redness_and_following_are_those_of_the_tiny_world():
