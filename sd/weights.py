@@ -106,8 +106,9 @@ def fit(kind: type, config, state: State, path: Path, **options) -> nn.Module:
         dtype=torch.float32,
         **options,
     )
+    shapes = [key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]]  # before and in 5
     wrong = {"lacks": found["missing_keys"], "should not have": found["unexpected_keys"]}
-    wrong["has another shape of"] = [key for key, *_ in found["mismatched_keys"]]
+    wrong["has another shape of"] = shapes
     for what, keys in wrong.items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""

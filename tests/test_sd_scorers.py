@@ -316,7 +316,7 @@ def break_file(folder, name, change):
     [
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors in .*clip reads the files of"),
         (lambda f: (f / "preprocessor_config.json").unlink(), "no preprocessor_config.json in"),
-        (lambda f: [p.unlink() for p in f.glob("*token*")], "no vocab.json in"),
+        (lambda f: [p.unlink() for p in (*f.glob("*token*"), *f.glob("vocab*"))], "no vocab.json in"),
         (lambda f: (f / "config.json").unlink(), "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: "),
         (lambda f: (f / "model.safetensors").write_bytes(b"half"), "cannot be read as safetensors"),
