@@ -93,7 +93,7 @@ def sample(
     noises = list(name_noises([prompt for _, prompt, *_ in rows]))
     batches = [slice(k, k + batch) for k in range(0, len(rows), batch)]
     todo = [chosen for chosen in batches if not all(_readable(out / file) for file, *_ in rows[chosen])]
-    for chosen in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), unit="batch"):
+    for chosen in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), leave=False):
         texts = [prefix + prompt for _, prompt, *_ in rows[chosen]]
         images = _draw(pipeline, texts, noises[chosen], steps, guidance, seed)
         for image, (file, prompt, *_) in zip(images, rows[chosen], strict=True):
