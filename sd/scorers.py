@@ -224,9 +224,10 @@ SCORERS = {
     scorer.name: scorer
     for scorer in (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
 }
+Scorer = Redness | Following | Published
 
 
-def load(spec: str, device: str = "cpu") -> Redness | Following | Published:
+def load(spec: str, device: str = "cpu") -> Scorer:
     """The scorer that `name` or `name=DIR` asks for. Raises InputError for an unknown name, for files that
     are absent (what to fetch), and for weights of another architecture."""
     models.quiet()
