@@ -130,7 +130,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
     path.unlink(missing_ok=True)
-    reader = _Reader(csv_path)
+    reader = Reader(csv_path)
     paired = bool({"winner", "loser"} & set(reader.columns))
     rows = read_pairs(reader) if paired else read_feedback(reader, intersections)
     with closing(sqlite3.connect(path)) as db:
@@ -160,7 +160,7 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
         db.execute("VACUUM")
 
 
-class _Reader:
+class Reader:
     """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read. In a file
     that ends in .tsv tabs separate columns, and quotes are text."""
 
@@ -221,7 +221,7 @@ class _Reader:
         return name
 
 
-def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
+def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
     """(file, caption, desirable, None, row) of each row that counts."""
     file, caption = reader.need("file_name", "file_path"), reader.need("caption")
     label = reader.need("label", "split")
@@ -235,7 +235,7 @@ def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
             yield reader.inside(row[file]), row[caption].strip(), desirable, None, number
 
 
-def read_pairs(reader: _Reader) -> Iterator[tuple]:
+def read_pairs(reader: Reader) -> Iterator[tuple]:
     """The winner's and the loser's (file, caption, desirable, score, row) of each row."""
     sides = ((reader.need("winner"), 1), (reader.need("loser"), 0))
     caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)

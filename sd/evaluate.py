@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from sd import page, scorers
 from sd.cache import UNREADABLE
-from sd.data import _Reader
+from sd.data import Reader
 from sd.prompts import Prompt
+from sd.score_pairs import fingerprint
 from sd.tables import markdown
 from toy.__main__ import Parser, number
 from toy.errors import InputError
@@ -47,7 +48,7 @@ def read_samples(folder: str | Path) -> Samples:
     folder = Path(folder)
     if not (folder / "index.csv").is_file():
         raise InputError(f"no index.csv in {folder}; python -m sd.sample writes it when all images are there")
-    reader = _Reader(folder / "index.csv")
+    reader = Reader(folder / "index.csv")
     file, text, place = (reader.need(name) for name in ("file_name", "prompt", "number"))
     prompts: dict[str, Prompt] = {}
     files: dict[str, list[str]] = {}
@@ -93,7 +94,8 @@ def score(samples: dict[str, Samples], specs: list[str], out: Path, device: str 
             for file in its_files:
                 digest = hashlib.blake2b((folder / file).read_bytes() + prompt.text.encode(), digest_size=8)
                 images.append(_Image(name, folder / file, prompt.text, digest.hexdigest()))
-    todo = {spec: [image for image in images if (spec, image.content) not in known] for spec in specs}
+    kinds = {spec: fingerprint(spec) for spec in specs}
+    todo = {spec: [image for image in images if (kinds[spec], image.content) not in known] for spec in specs}
     todo = {spec: missing for spec, missing in todo.items() if missing}
     for spec in todo:  # so that what a scorer lacks is known before the work, and one is held at a time
         scorers.load(spec, device)
@@ -106,15 +108,16 @@ def score(samples: dict[str, Samples], specs: list[str], out: Path, device: str 
                 for image, value in zip(chosen, found.tolist(), strict=True):
                     if not math.isfinite(value):
                         raise InputError(f"{scorer.name} gives {image.path} the score {value}")
-                    known[spec, image.content] = value
-                    csv.writer(file).writerow((image.model, image.path.name, spec, value, image.content))
+                    known[kinds[spec], image.content] = value
+                    row = image.model, image.path.name, kinds[spec], value, image.content
+                    csv.writer(file).writerow(row)
                 file.flush()
         if scorer.truncated:
             print(f"{scorer.name} cut {scorer.truncated} prompts, which are longer than it takes")
     shape = (len(samples), -1, len(next(iter(samples.values())).files[0]))
     scores = {}
     for spec in specs:
-        values = torch.tensor([known[spec, image.content] for image in images], dtype=torch.float64)
+        values = torch.tensor([known[kinds[spec], image.content] for image in images], dtype=torch.float64)
         scores[spec.partition("=")[0]] = dict(zip(samples, values.view(shape), strict=True))
     return scores
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sd.data import _Reader
+from sd.data import Reader
 from toy.data import generator
 from toy.errors import InputError
 from toy.files import save_atomically, save_csv
@@ -84,12 +84,12 @@ def count_votes(files: list[Path], out: Path) -> Path:
     A judge's last vote on a pair counts. Raises InputError naming the row that cannot be."""
     if not (out / "vote-key.csv").is_file():
         raise InputError(f"no vote-key.csv in {out}; --out is the folder where the page was written")
-    key = {row["pair"]: row for _, row in _Reader(out / "vote-key.csv")}
+    key = {row["pair"]: row for _, row in Reader(out / "vote-key.csv")}
     votes: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for file in files:
         if not file.is_file():
             raise InputError(f"no file {file}; --votes are what the page saved")
-        reader = _Reader(file)
+        reader = Reader(file)
         for name in VOTE:
             reader.need(name)
         for _, row in reader:

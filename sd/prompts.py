@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from sd.data import _Reader
+from sd.data import Reader
 from toy.errors import InputError
 
 
@@ -38,7 +38,7 @@ def _lines(path: Path) -> list[Prompt]:
 
 
 def _rows(path: Path) -> list[Prompt]:
-    reader = _Reader(path)
+    reader = Reader(path)
     text = reader.need("prompt", "Prompt")
     style = next((name for name in ("style", "Category") if name in reader.columns), None)
     prompts = []
