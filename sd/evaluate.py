@@ -7,6 +7,7 @@ python -m sd.evaluate --votes FILE ... --out DIR counts what judges saved there.
 
 import csv
 import hashlib
+import json
 import math
 import sys
 from pathlib import Path
@@ -82,6 +83,20 @@ def refuse_different(samples: dict[str, Samples]) -> None:
                 raise InputError(f"{first} and {name} have other prompts: number {i} is {both}")
         if len(mine.prompts) != len(theirs.prompts):
             raise InputError(f"{first} has {len(mine.prompts)} prompts, and {name} {len(theirs.prompts)}")
+
+
+def differences(samples: dict[str, Samples]) -> list[str]:
+    """What folders of sd.sample were drawn with that makes comparing them unfair, in lines."""
+    lines, (first, *others) = [], samples
+    for name in others:
+        try:
+            a, b = (json.loads((samples[m].folder / "sampling.json").read_text()) for m in (first, name))
+        except (OSError, ValueError):
+            continue  # of another program
+        other = [key for key in ("seed", "steps", "guidance", "scheduler") if a.get(key) != b.get(key)]
+        if other:
+            lines.append(f"note: {first} and {name} were not sampled with the same {', '.join(other)}")
+    return lines
 
 
 def score(samples: dict[str, Samples], specs: list[str], out: Path, device: str = "cpu") -> Scores:
@@ -201,7 +216,7 @@ def run(options) -> list[Path]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     samples, scores, rows = evaluate(_named(options.images), options.scorers, out, device)
     table = markdown(rows)
-    print(table)
+    print(*differences(samples), table, sep="\n")
     written = [
         save_csv(out / "results.csv", ROW, ([row.get(name, "") for name in ROW] for row in rows)),
         save_json(out / "results.json", {"first": next(iter(samples)), "rows": rows}),

@@ -133,6 +133,15 @@ def test_folders_must_have_as_many_images_of_the_same_prompts(ask, folder, capsy
         assert said in capsys.readouterr().err
 
 
+def test_an_unfair_comparison_is_said(ask, folder, capsys):
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    for place, guidance in zip(folders.values(), (3.0, 7.5), strict=True):
+        settings = {"seed": 0, "steps": 20, "guidance": guidance, "scheduler": "X", "prefix": str(place)}
+        (place / "sampling.json").write_text(json.dumps(settings))
+    assert ask(**folders) == 0
+    assert "note: a and b were not sampled with the same guidance\n" in capsys.readouterr().out
+
+
 def test_a_damaged_image_is_named_and_what_was_scored_is_kept(ask, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "BATCH", 2)
     folders = {"a": folder("a", A), "b": folder("b", B)}
