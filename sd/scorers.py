@@ -1,9 +1,9 @@
 """Scores of images under their prompts, by name: load("redness"), load("pickscore=DIR").
 
 redness and following need nothing. The others read a folder with the published files: clip, pickscore,
-aesthetic, hpsv2 and imagereward. Weights come from safetensors only, every one of them must fit, and all
-arithmetic is float32. A scorer takes images and as many prompts, one batch, and gives scores (n,) on the
-CPU; `truncated` counts the prompts that were longer than its text encoder takes, and were cut.
+aesthetic, hpsv2 and imagereward. Weights come from safetensors only, every one of them must fit, and they
+are used in float32. A scorer takes RGB images and as many prompts, one batch, and gives scores (n,) on the
+CPU; `truncated` counts the different prompts that were longer than its text encoder takes, and were cut.
 """
 
 from pathlib import Path
@@ -78,7 +78,7 @@ class CLIPScore(Published):
     """max(100 cos, 0) of the angle between image and text, as in torchmetrics (Hessel et al. 2021)."""
 
     name = "clip"
-    source = "the files of a CLIP, such as openai/clip-vit-large-patch14"
+    source = "the files of a CLIP, such as openai/clip-vit-large-patch14 on Hugging Face"
 
     def __init__(self, folder: Path, device: str):
         super().__init__(folder, device)
@@ -127,7 +127,7 @@ class CLIPScore(Published):
 class PickScore(CLIPScore):
     """exp(logit_scale) cos: a CLIP fine-tuned on Pick-a-Pic (Kirstain et al. 2023)."""
 
-    name, source = "pickscore", "the files of yuvalkirstain/PickScore_v1"
+    name, source = "pickscore", "the files of yuvalkirstain/PickScore_v1 on Hugging Face"
 
     def scale(self, cosine: Tensor) -> Tensor:
         return self.model.logit_scale.exp() * cosine
@@ -139,7 +139,7 @@ class HPSv2(CLIPScore):
     name = "hpsv2"
     source = (
         "HPS_v2_compressed or HPS_v2.1_compressed of xswu/HPSv2 as safetensors, and beside it the "
-        "configuration and tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+        "configuration and tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, both on Hugging Face"
     )
 
     def weights(self) -> tuple[Path, dict[str, Tensor]]:
@@ -154,7 +154,7 @@ class HPSv2(CLIPScore):
         )
         out = torch.zeros(len(images), 3, side, side)
         for k, image in enumerate(images):
-            high, wide = (round(side / max(image.size) * length) for length in image.size[::-1])
+            high, wide = (max(round(side / max(image.size) * x), 1) for x in image.size[::-1])
             small = F.interpolate(_pixels(image), (high, wide), mode="bicubic", antialias=True)
             top, left = (side - high) // 2, (side - wide) // 2
             out[k, :, top : top + high, left : left + wide] = small[0]
@@ -169,9 +169,9 @@ class Aesthetic(CLIPScore):
 
     name = "aesthetic"
     source = (
-        "the files of openai/clip-vit-large-patch14, and beside them a head as safetensors: "
-        "sa_0_4_vit_l_14_linear of LAION-AI/aesthetic-predictor, or sac+logos+ava1-l14-linearMSE of "
-        "christophschuhmann/improved-aesthetic-predictor"
+        "the files of openai/clip-vit-large-patch14 on Hugging Face, and beside them a head as safetensors: "
+        "sa_0_4_vit_l_14_linear of LAION-AI/aesthetic-predictor on GitHub, or "
+        "sac+logos+ava1-l14-linearMSE of christophschuhmann/improved-aesthetic-predictor on GitHub"
     )
 
     def __init__(self, folder: Path, device: str):
@@ -190,7 +190,7 @@ class ImageReward(Published):
     name, limit = "imagereward", 35
     source = (
         "ImageReward of THUDM/ImageReward as safetensors, and beside it vocab.txt of "
-        "google-bert/bert-base-uncased"
+        "google-bert/bert-base-uncased, both on Hugging Face"
     )
     mean, std = 0.16717362830052426, 1.0333394966054072  # of its rewards, as published
 
