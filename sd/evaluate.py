@@ -7,7 +7,6 @@ python -m sd.evaluate --votes FILE ... --out DIR counts what judges saved there.
 
 import csv
 import hashlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -20,8 +19,7 @@ from tqdm import tqdm
 
 from sd import page, scorers
 from sd.cache import UNREADABLE
-from sd.data import Reader
-from sd.prompts import Prompt
+from sd.folders import Samples, differences, read_samples, refuse_different
 from sd.score_pairs import fingerprint
 from sd.tables import markdown
 from toy.__main__ import Parser, number
@@ -36,104 +34,46 @@ ROW += ("win_rate", "low", "high", "bootstrap_low", "bootstrap_high", "ties")
 Scores = dict[str, dict[str, Tensor]]  # of a scorer and a model, (prompts, images)
 
 
-class Samples(NamedTuple):
-    """The images of a model: as many files for each prompt."""
-
-    folder: Path
-    prompts: list[Prompt]
-    files: list[list[str]]
-
-
-def read_samples(folder: str | Path) -> Samples:
-    """What the index.csv of a folder names. Raises InputError naming the row that cannot be."""
-    folder = Path(folder)
-    if not (folder / "index.csv").is_file():
-        raise InputError(f"no index.csv in {folder}; python -m sd.sample writes it when all images are there")
-    reader = Reader(folder / "index.csv")
-    file, text, place = (reader.need(name) for name in ("file_name", "prompt", "number"))
-    prompts: dict[str, Prompt] = {}
-    files: dict[str, list[str]] = {}
-    for _, row in reader:
-        prompt = Prompt(row[text], row.get("style", ""))
-        if prompts.setdefault(row[place], prompt) != prompt:
-            raise reader.error(f"prompt number {row[place]} is another one in a row above")
-        files.setdefault(row[place], []).append(reader.inside(row[file]))
-    if not prompts:
-        raise InputError(f"{folder / 'index.csv'} has no images")
-    return Samples(folder, list(prompts.values()), list(files.values()))
-
-
-def refuse_different(samples: dict[str, Samples]) -> None:
-    """Raises InputError unless all models have as many images of the same prompts."""
-    first, *others = samples
-    mine = samples[first]
-    count = len(mine.files[0])
-    for name, theirs in samples.items():
-        for prompt, files in zip(theirs.prompts, theirs.files, strict=True):
-            if len(files) != count:
-                raise InputError(
-                    f"{first} has {count} images of '{mine.prompts[0].text}', but "
-                    f"{name} has {len(files)} of '{prompt.text}'; all need as many"
-                )
-    for name in others:
-        theirs = samples[name]
-        for i, (a, b) in enumerate(zip(mine.prompts, theirs.prompts, strict=False)):
-            if a != b:
-                both = " and ".join(f"'{p.text}'" + (f" ({p.style})" if p.style else "") for p in (a, b))
-                raise InputError(f"{first} and {name} have other prompts: number {i} is {both}")
-        if len(mine.prompts) != len(theirs.prompts):
-            raise InputError(f"{first} has {len(mine.prompts)} prompts, and {name} {len(theirs.prompts)}")
-
-
-def differences(samples: dict[str, Samples]) -> list[str]:
-    """What folders of sd.sample were drawn with that makes comparing them unfair, in lines."""
-    lines, (first, *others) = [], samples
-    for name in others:
-        try:
-            a, b = (json.loads((samples[m].folder / "sampling.json").read_text()) for m in (first, name))
-        except (OSError, ValueError):
-            continue  # of another program
-        other = [key for key in ("seed", "steps", "guidance", "scheduler") if a.get(key) != b.get(key)]
-        if other:
-            lines.append(f"note: {first} and {name} were not sampled with the same {', '.join(other)}")
-    return lines
-
-
 def score(samples: dict[str, Samples], specs: list[str], out: Path, device: str = "cpu") -> Scores:
     """Every image's score by every scorer. They are added to out/scores.csv as they come, and what is there
-    already, of the same image, prompt and scorer, is not scored again."""
-    log, images = out / "scores.csv", []
-    known = _known(log)
+    already, of the same image, prompt and scorer, is kept; what is missing is scored in the same batches as
+    the first time, so that rounding is the same too."""
+    log, batches = out / "scores.csv", []
+    known, kinds = _known(log), {spec: fingerprint(spec) for spec in specs}
     for name, (folder, prompts, files) in samples.items():
-        for prompt, its_files in zip(prompts, files, strict=True):
-            for file in its_files:
-                digest = hashlib.blake2b((folder / file).read_bytes() + prompt.text.encode(), digest_size=8)
-                images.append(_Image(name, folder / file, prompt.text, digest.hexdigest()))
-    kinds = {spec: fingerprint(spec) for spec in specs}
-    todo = {spec: [image for image in images if (kinds[spec], image.content) not in known] for spec in specs}
+        pairs = zip(prompts, files, strict=True)
+        images = [_image(name, folder / file, prompt.text) for prompt, some in pairs for file in some]
+        batches += [images[k : k + BATCH] for k in range(0, len(images), BATCH)]
+    todo = {
+        spec: [
+            batch for batch in batches if any((kinds[spec], image.content) not in known for image in batch)
+        ]
+        for spec in specs
+    }
     todo = {spec: missing for spec, missing in todo.items() if missing}
     for spec in todo:  # so that what a scorer lacks is known before the work, and one is held at a time
         scorers.load(spec, device)
     for spec, missing in todo.items():
         scorer = scorers.load(spec, device)
         with open(log, "a", newline="", encoding="utf-8") as file:
-            for k in tqdm(range(0, len(missing), BATCH), scorer.name, unit="batch", leave=False):
-                chosen = missing[k : k + BATCH]
-                found = scorer([_open(image.path) for image in chosen], [image.prompt for image in chosen])
-                for image, value in zip(chosen, found.tolist(), strict=True):
+            for batch in tqdm(missing, scorer.name, unit="batch", leave=False):
+                found = scorer([_open(image.path) for image in batch], [image.prompt for image in batch])
+                for image, value in zip(batch, found.tolist(), strict=True):
                     if not math.isfinite(value):
                         raise InputError(f"{scorer.name} gives {image.path} the score {value}")
-                    known[kinds[spec], image.content] = value
-                    row = image.model, image.path.name, kinds[spec], value, image.content
-                    csv.writer(file).writerow(row)
+                    if (kinds[spec], image.content) not in known:
+                        known[kinds[spec], image.content] = value
+                        row = image.model, image.path.name, kinds[spec], value, image.content
+                        csv.writer(file).writerow(row)
                 file.flush()
         if scorer.truncated:
             print(f"{scorer.name} cut {scorer.truncated} prompts, which are longer than it takes")
     shape = (len(samples), -1, len(next(iter(samples.values())).files[0]))
     scores = {}
     for spec in specs:
-        values = torch.tensor([known[kinds[spec], image.content] for image in images], dtype=torch.float64)
-        scores[spec.partition("=")[0]] = dict(zip(samples, values.view(shape), strict=True))
+        values = [known[kinds[spec], image.content] for batch in batches for image in batch]
+        values = torch.tensor(values, dtype=torch.float64).view(shape)
+        scores[spec.partition("=")[0]] = dict(zip(samples, values, strict=True))
     return scores
 
 
@@ -142,6 +82,11 @@ class _Image(NamedTuple):
     path: Path
     prompt: str
     content: str  # digest of the file and the prompt
+
+
+def _image(model: str, path: Path, prompt: str) -> _Image:
+    digest = hashlib.blake2b(path.read_bytes() + prompt.encode(), digest_size=8)
+    return _Image(model, path, prompt, digest.hexdigest())
 
 
 def _open(path: Path) -> Image.Image:
@@ -249,6 +194,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"wrote {path}")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; what was scored is kept, the same command goes on", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nerror: interrupted; what was scored is kept, the same command goes on", file=sys.stderr)

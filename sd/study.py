@@ -86,8 +86,8 @@ def picture(summary: list[dict], note: str) -> plots.plt.Figure:
         look = {"color": colour, "marker": marker, "markersize": 7, "capsize": 3, "linestyle": "none"}
         halves = {"xerr": entry["met_half_width"], "yerr": entry["following_half_width"]}
         left.errorbar(entry["met"], entry["following"], **halves, **look, label=label)
-    left.set(xlabel="redness", ylabel="prompts followed")
-    left.legend(fontsize=8)
+    left.set(xlabel="redness", ylabel="share of prompts followed", title="Means of 5 images per prompt")
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     others = sorted(summary[1:], key=lambda entry: entry["win_met"])
     for place, entry in enumerate(others):
         _, colour, marker, _ = plots.style(entry["name"])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from sd import evaluate, page
+from sd.folders import Samples
 from sd.prompts import Prompt
 
 MODELS = ("mymodel", "otherone", "thirdone")
@@ -29,7 +30,7 @@ def samples(tmp_path):
             note.add_text("model", name)
             Image.new("RGB", (20, 20), (k, 100 * m, 0)).save(folder / file, pnginfo=note)
         prompts = [Prompt(f"prompt {p} </script>{{IMAGES}}", "") for p in range(6)]
-        made[name] = evaluate.Samples(folder, prompts, files)
+        made[name] = Samples(folder, prompts, files)
     return made
 
 
