@@ -44,13 +44,10 @@ def score(samples: dict[str, Samples], specs: list[str], out: Path, device: str 
         pairs = zip(prompts, files, strict=True)
         images = [_image(name, folder / file, prompt.text) for prompt, some in pairs for file in some]
         batches += [images[k : k + BATCH] for k in range(0, len(images), BATCH)]
-    todo = {
-        spec: [
-            batch for batch in batches if any((kinds[spec], image.content) not in known for image in batch)
-        ]
-        for spec in specs
-    }
-    todo = {spec: missing for spec, missing in todo.items() if missing}
+    todo = {}
+    for spec in specs:
+        new = [b for b in batches if any((kinds[spec], image.content) not in known for image in b)]
+        todo |= {spec: new} if new else {}
     for spec in todo:  # so that what a scorer lacks is known before the work, and one is held at a time
         scorers.load(spec, device)
     for spec, missing in todo.items():
