@@ -26,6 +26,7 @@ figures: $(VENV)/sd
 	$(RUN) -m toy sweep --seeds 10 --out figures
 	$(RUN) -m sd.figure7 --seeds 5 --out figures
 	$(RUN) -m sd.figure7 --seeds 5 --out figures --preference large
+	$(RUN) -m sd.study --seeds 5 --out figures
 
 lab: $(VENV)/notebooks
 	$(RUN) -m jupyter lab notebooks

@@ -130,7 +130,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
     path.unlink(missing_ok=True)
-    reader = _Reader(csv_path)
+    reader = Reader(csv_path)
     paired = bool({"winner", "loser"} & set(reader.columns))
     rows = read_pairs(reader) if paired else read_feedback(reader, intersections)
     with closing(sqlite3.connect(path)) as db:
@@ -160,12 +160,15 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
         db.execute("VACUUM")
 
 
-class _Reader:
-    """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read."""
+class Reader:
+    """The rows of a CSV as dicts, with errors that name the row, and a digest of what was read. In a file
+    that ends in .tsv tabs separate columns, and quotes are text."""
 
     def __init__(self, path: Path):
         self.path, self.digest, self.line = path, hashlib.sha256(), 0
-        self._csv = csv.DictReader(self._lines(), strict=True)
+        self.tabs = path.suffix == ".tsv"
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
+        self._csv = csv.DictReader(self._lines(), strict=True, **form)
         try:
             self.columns = [name.strip() for name in self._csv.fieldnames or []]
         except csv.Error as error:
@@ -200,7 +203,8 @@ class _Reader:
             if name in self.columns:
                 return name
         columns = ", ".join(self.columns) or "none"
-        hint = "; columns are separated by commas" if len(self.columns) < 2 else ""
+        mark = "tabs" if self.tabs else "commas"
+        hint = f"; columns are separated by {mark}" if len(self.columns) < 2 else ""
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
@@ -217,7 +221,7 @@ class _Reader:
         return name
 
 
-def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
+def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
     """(file, caption, desirable, None, row) of each row that counts."""
     file, caption = reader.need("file_name", "file_path"), reader.need("caption")
     label = reader.need("label", "split")
@@ -231,7 +235,7 @@ def read_feedback(reader: _Reader, intersections: str) -> Iterator[tuple]:
             yield reader.inside(row[file]), row[caption].strip(), desirable, None, number
 
 
-def read_pairs(reader: _Reader) -> Iterator[tuple]:
+def read_pairs(reader: Reader) -> Iterator[tuple]:
     """The winner's and the loser's (file, caption, desirable, score, row) of each row."""
     sides = ((reader.need("winner"), 1), (reader.need("loser"), 0))
     caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)

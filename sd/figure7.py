@@ -27,7 +27,7 @@ from toy import plots
 from toy.__main__ import Parser, number
 from toy.errors import InputError
 from toy.files import output_folder, save_json
-from toy.metrics import interval
+from toy.statistics import interval
 
 KTO = {"objective": "diffusion_kto", "batch": 64}
 OBJECTIVES = {
@@ -58,41 +58,55 @@ def measure(images: Tensor, captions: list[str], preference: str) -> dict[str, f
     return {"met": met.mean().item(), "following": shapes.follows(images, captions).float().mean().item()}
 
 
-def study(preference: str, seeds: int, model: str, out: Path) -> tuple[list[dict], dict[str, Tensor]]:
-    """What was measured, of every objective, seed and step; and some images of the first seed. Runs that
-    are there already, with the same settings, are kept."""
+def feedback(preference: str, out: Path) -> str:
+    """The folder of likes and dislikes, made if it is not there."""
     data = output_folder(out / f"{preference}-data")
     if not (data / "pairs.csv").exists():
         shapes.write_feedback(data, preference)
-    captions, steps = prompts(preference), STEPS[preference]
+    return str(data)
+
+
+def configure(objective: dict, seed: int, steps: int, **places: str) -> Config:
+    return Config(seed=seed, steps=steps, save_every=steps, **COMMON, **objective, **places)
+
+
+def kept(config: Config) -> list[dict] | None:
+    """What was measured of a run that was done before with the same settings; what else is in its folder
+    is removed."""
+    result = Path(config.out) / "result.json"
+    if result.exists():
+        known = json.loads(result.read_text())
+        if known["settings"] == json.loads(json.dumps(asdict(config))):
+            return known["rows"]
+    shutil.rmtree(config.out, ignore_errors=True)
+    return None
+
+
+def keep(config: Config, rows: list[dict]) -> list[dict]:
+    shutil.rmtree(Path(config.out) / "checkpoints")
+    save_json(Path(config.out) / "result.json", {"settings": asdict(config), "rows": rows})
+    return rows
+
+
+def study(preference: str, seeds: int, model: str, out: Path) -> tuple[list[dict], dict[str, Tensor]]:
+    """What was measured, of every objective, seed and step; and some images of the first seed."""
+    data, captions, steps = feedback(preference, out), prompts(preference), STEPS[preference]
     before = draw(models.load(model), captions, guidance=GUIDANCE)
     rows, shown = [], {"pretrained": before[:: len(before) // 12]}
     for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), f"runs, {preference}"):
-        folder = output_folder(out / f"{preference}-{name}-{seed}")
-        config = Config(
-            model=model,
-            data=str(data),
-            out=str(folder),
-            seed=seed,
-            steps=steps,
-            save_every=steps,
-            **COMMON,
-            **OBJECTIVES[name],
-        )
-        settings = json.loads(json.dumps(asdict(config)))
-        result = folder / "result.json"
-        if not result.exists() or json.loads(result.read_text())["settings"] != settings:
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        folder = out / f"{preference}-{name}-{seed}"
+        config = configure(OBJECTIVES[name], seed, steps, model=model, data=data, out=str(folder))
+        measured = kept(config)
+        if measured is None:
             measured = []
             for state in train(config):
                 if state.step % (steps // 5) == 0:
                     with state.trainer.final() as pipeline:
                         images = draw(pipeline, captions, guidance=GUIDANCE, seed=seed)
                     measured.append({"step": state.step} | measure(images, captions, preference))
-            shutil.rmtree(folder / "checkpoints")
             save_file({"images": images[:: len(images) // 12].contiguous()}, folder / "images.safetensors")
-            save_json(result, {"settings": settings, "rows": measured})
-        rows += [{"name": name, "seed": seed, **row} for row in json.loads(result.read_text())["rows"]]
+            keep(config, measured)
+        rows += [{"name": name, "seed": seed, **row} for row in measured]
         shown.setdefault(name, load_file(folder / "images.safetensors")["images"])
     return rows, shown
 

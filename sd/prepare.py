@@ -7,7 +7,6 @@ and never lost, intersections if it was preferred and lost, exclusive_lose if it
 Images are not decoded here; training checks them. An interrupted conversion goes on where it was.
 """
 
-import csv
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from toy.__main__ import Parser
 from toy.errors import InputError
-from toy.files import output_folder, save_atomically
+from toy.files import output_folder, save_atomically, save_csv
 
 COLUMNS = ("caption", "jpg_0", "jpg_1", "image_0_uid", "image_1_uid", "label_0", "has_label")
 SPLIT = (
@@ -53,9 +52,9 @@ def prepare(source: str, out: Path) -> dict[str, int]:
             db.execute("INSERT INTO done VALUES (?, ?, 0, 0, 0)", (str(file), WHOLE))
             db.commit()
         order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
-        _write(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
+        save_csv(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
         pairs = db.execute("SELECT * FROM pairs ORDER BY rowid")
-        _write(out / "pairs.csv", ("winner", "loser", "caption"), pairs)
+        save_csv(out / "pairs.csv", ("winner", "loser", "caption"), pairs)
         totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
     return {k: int(v) for k, v in zip(("pairs", "ties", "unusable"), totals, strict=True)}
 
@@ -125,15 +124,6 @@ def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
 def _bytes(image: bytes | dict | None) -> bytes | None:
     """The file's bytes, as a plain column holds them or as `datasets` wraps an image."""
     return image["bytes"] if isinstance(image, dict) else image
-
-
-def _write(path: Path, header: tuple[str, ...], rows: sqlite3.Cursor) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file).writerow(header)
-            csv.writer(file).writerows(rows)
-
-    save_atomically(path, write)
 
 
 def main(argv: list[str] | None = None) -> int:

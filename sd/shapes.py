@@ -5,7 +5,6 @@ captions, 12 of them held out from training. A prompt may leave the size open ("
 or the shape ("a small red shape ...").
 """
 
-import csv
 import sys
 from functools import cache
 from itertools import product
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from toy.__main__ import Parser
 from toy.errors import InputError
-from toy.files import output_folder, save_atomically
+from toy.files import output_folder, save_atomically, save_csv
 
 PIXELS = 32
 SIZES = {"small": (7.0, 8.0), "large": (10.5, 11.5)}  # radius in pixels, from and to
@@ -151,16 +150,8 @@ def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int =
             save_atomically(folder / names[-1], Image.fromarray(pixels).save)
             likes.append((names[-1], caption, label))
         pairs.append((*names, caption, 1, 0))
-    _write_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes)
-    _write_csv(folder / "pairs.csv", ("winner", "loser", "caption", "winner_score", "loser_score"), pairs)
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-
-    save_atomically(path, write)
+    save_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes)
+    save_csv(folder / "pairs.csv", ("winner", "loser", "caption", "winner_score", "loser_score"), pairs)
 
 
 def _cover(shape: str, radius: float, dx: float, dy: float) -> Tensor:

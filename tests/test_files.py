@@ -6,7 +6,7 @@ import math
 import pytest
 
 from toy.errors import InputError
-from toy.files import output_folder, save_atomically, save_json
+from toy.files import output_folder, save_atomically, save_csv, save_json
 
 
 def test_json_is_strict_and_numbers_that_are_not_finite_are_null(tmp_path):
@@ -14,6 +14,11 @@ def test_json_is_strict_and_numbers_that_are_not_finite_are_null(tmp_path):
         tmp_path / "a.json", {"rows": [{"x": math.inf, "y": math.nan, "z": 0.5, "n": 3, "s": None}]}
     )
     assert json.loads(path.read_text()) == {"rows": [{"x": None, "y": None, "z": 0.5, "n": 3, "s": None}]}
+
+
+def test_csv_is_utf8_and_quoted(tmp_path):
+    path = save_csv(tmp_path / "a.csv", ("text", "n"), ((f"“{n}”, x", n) for n in range(2)))
+    assert path.read_bytes().decode() == 'text,n\r\n"“0”, x",0\r\n"“1”, x",1\r\n'
 
 
 def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(tmp_path):

@@ -50,17 +50,3 @@ def test_balance_is_the_harmonic_mean_and_zero_where_nothing_was_gained():
 def test_samples_that_are_not_finite_are_infinitely_far():
     judged = metrics.judge(torch.full((10, 2), math.nan), WORLD)
     assert judged == {"desirable_rate": 0.0, "undesirable_rate": 0.0, "distance": math.inf}
-
-
-def test_the_interval_covers_the_mean_95_times_in_100():
-    g = np.random.default_rng(0)
-    inside = 0
-    for _ in range(2000):
-        mean, half = metrics.interval(g.normal(1.0, 2.0, size=5).tolist())
-        inside += abs(mean - 1.0) <= half
-    assert inside / 2000 == pytest.approx(0.95, abs=0.015)
-
-
-def test_one_seed_has_no_interval():
-    mean, half = metrics.interval([0.5])
-    assert mean == 0.5 and math.isnan(half)

@@ -1,10 +1,11 @@
 """Writing results: whole files or none, and an early word when they cannot be written."""
 
+import csv
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from toy.errors import InputError
@@ -55,3 +56,14 @@ def save_json(path: Path, content: dict) -> Path:
 
     text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
     return save_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def save_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable]) -> Path:
+    """Save rows as they come under a header, as UTF-8."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(header)
+            csv.writer(file).writerows(rows)
+
+    return save_atomically(path, write)

@@ -51,15 +51,3 @@ def compare(judged: dict[str, float], pretrained: dict[str, float]) -> dict[str,
     positive = alignment > 0 and avoidance > 0
     balance = 2 * alignment * avoidance / (alignment + avoidance) if positive else 0.0
     return {**judged, "alignment": alignment, "avoidance": avoidance, "balance": balance}
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of its 95% interval over seeds (Student's t); half width nan for one seed."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return mean, math.nan
-    from scipy.special import stdtrit  # Student's t quantile; scipy comes with scikit-learn
-
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from toy import data, plots
 from toy.data import World
 from toy.files import output_folder, save_atomically
-from toy.metrics import SAMPLES, compare, interval, judge
+from toy.metrics import SAMPLES, compare, judge
 from toy.model import WIDTH, Denoiser
 from toy.runs import Run, captions
+from toy.statistics import interval
 from toy.train import ALIGN_STEPS, PRETRAIN_STEPS, align, draw, last, pretrain
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache

@@ -1,0 +1,256 @@
+"""Scores of images under their prompts, by name: load("redness"), load("pickscore=DIR").
+
+redness and following need nothing. The others read a folder with the published files: clip, pickscore,
+aesthetic, hpsv2 and imagereward. Weights come from safetensors only, every one of them must fit, and they
+are used in float32. A scorer takes RGB images and as many prompts, one batch, and gives scores (n,) on the
+CPU; `truncated` counts the different prompts that were longer than its text encoder takes, and were cut.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from torch import Tensor
+
+from sd import models, shapes
+from sd.weights import BLIP, find, fit, from_open_clip, head, part, read, rename
+from toy.errors import InputError
+
+Images = list[Image.Image]
+VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "layer_norm_eps": 1e-6}
+VISION |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 16}  # of ImageReward, its sizes
+LANGUAGE = {"num_attention_heads": 12, "encoder_hidden_size": 1024}  # the rest are BERT's
+
+
+class Redness:
+    """The mean of the red channel minus the mean of all channels (Li et al. 2024, Figure 7)."""
+
+    name, truncated = "redness", 0
+
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        return torch.cat([shapes.redness(_pixels(image)) for image in images])
+
+
+class Following:
+    """1 where an image shows all that its caption of sd.shapes says, else 0."""
+
+    name, truncated = "following", 0
+
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        for prompt in prompts:
+            if prompt not in shapes.BY_CAPTION:
+                raise InputError(
+                    f"the scorer 'following' knows the captions of sd.shapes only, such as "
+                    f"'{shapes.SCENES[0].caption}', not '{prompt}'"
+                )
+        side = (shapes.PIXELS, shapes.PIXELS)
+        pixels = [_pixels(image if image.size == side else image.resize(side, Image.BOX)) for image in images]
+        return shapes.follows(torch.cat(pixels), prompts).float()
+
+
+class Published:
+    """A scorer with weights: where they come from, and how prompts become tokens."""
+
+    def __init__(self, folder: Path, device: str):
+        self.folder, self.device, self._cut = folder, device, set()
+
+    @property
+    def truncated(self) -> int:
+        return len(self._cut)
+
+    def file(self, pattern: str) -> Path:
+        return find(self.folder, pattern, f"{self.name} reads {self.source}")
+
+    def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
+        """input_ids and attention_mask (n, L) of prompts cut to what the text encoder takes."""
+        for prompt, ids in zip(prompts, self.tokenizer(prompts).input_ids, strict=True):
+            if len(ids) > self.limit:
+                self._cut.add(prompt)
+        options = {"padding": True, "truncation": True, "max_length": self.limit, "return_tensors": "pt"}
+        tokens = self.tokenizer(prompts, **options).to(self.device)
+        return {k: tokens[k] for k in ("input_ids", "attention_mask")}
+
+
+class CLIPScore(Published):
+    """max(100 cos, 0) of the angle between image and text, as in torchmetrics (Hessel et al. 2021)."""
+
+    name = "clip"
+    source = "the files of a CLIP, such as openai/clip-vit-large-patch14 on Hugging Face"
+
+    def __init__(self, folder: Path, device: str):
+        super().__init__(folder, device)
+        self.tokenizer = self._read(transformers.CLIPTokenizer, "tokenizer.json", "vocab.json")
+        self.processor = self._read(_image_processor(), "preprocessor_config.json")
+        config = self._read(transformers.CLIPConfig, "config.json")
+        self.limit = config.text_config.max_position_embeddings
+        weights, state = self.weights()
+        self.model = fit(transformers.CLIPModel, config, state, weights).to(device)
+
+    def _read(self, kind: type, *needed: str):
+        """What transformers makes of the files of a folder; one of those needed must be there."""
+        if not any((self.folder / name).is_file() for name in needed):
+            self.file(needed[-1])
+        try:
+            return kind.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{self.folder / needed[-1]}: {str(error).splitlines()[0]}") from error
+
+    def weights(self) -> tuple[Path, dict[str, Tensor]]:
+        path = self.file("model.safetensors")
+        return path, read(path)
+
+    def pixels(self, images: Images) -> Tensor:
+        """(n, 3, H, W): the shorter side resized, the centre cropped, and the colours normalised."""
+        return self.processor(images, return_tensors="pt").pixel_values
+
+    def image(self, images: Images) -> Tensor:
+        """(n, D) of length 1."""
+        seen = self.model.vision_model(pixel_values=self.pixels(images).to(self.device)).pooler_output
+        return F.normalize(self.model.visual_projection(seen), dim=-1)
+
+    def text(self, prompts: list[str]) -> Tensor:
+        """(n, D) of length 1."""
+        said = self.model.text_model(**self.tokens(prompts)).pooler_output
+        return F.normalize(self.model.text_projection(said), dim=-1)
+
+    def scale(self, cosine: Tensor) -> Tensor:
+        return (100 * cosine).clamp(min=0)
+
+    @torch.no_grad()
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        return self.scale((self.image(images) * self.text(prompts)).sum(-1)).cpu()
+
+
+class PickScore(CLIPScore):
+    """exp(logit_scale) cos: a CLIP fine-tuned on Pick-a-Pic (Kirstain et al. 2023)."""
+
+    name, source = "pickscore", "the files of yuvalkirstain/PickScore_v1 on Hugging Face"
+
+    def scale(self, cosine: Tensor) -> Tensor:
+        return self.model.logit_scale.exp() * cosine
+
+
+class HPSv2(CLIPScore):
+    """cos by a CLIP fine-tuned on human preferences (Wu et al. 2023), with open_clip's names of weights."""
+
+    name = "hpsv2"
+    source = (
+        "HPS_v2_compressed or HPS_v2.1_compressed of xswu/HPSv2 as safetensors, and beside it the "
+        "configuration and tokenizer of laion/CLIP-ViT-H-14-laion2B-s32B-b79K, both on Hugging Face"
+    )
+
+    def weights(self) -> tuple[Path, dict[str, Tensor]]:
+        path = self.file("HPS*.safetensors")
+        return path, from_open_clip(read(path))
+
+    def pixels(self, images: Images) -> Tensor:
+        """Here the longer side is resized, and the rest is black."""
+        side = self.model.config.vision_config.image_size
+        mean, std = (
+            torch.tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std)
+        )
+        out = torch.zeros(len(images), 3, side, side)
+        for k, image in enumerate(images):
+            high, wide = (max(round(side / max(image.size) * x), 1) for x in image.size[::-1])
+            small = F.interpolate(_pixels(image), (high, wide), mode="bicubic", antialias=True)
+            top, left = (side - high) // 2, (side - wide) // 2
+            out[k, :, top : top + high, left : left + wide] = small[0]
+        return (out - mean) / std
+
+    def scale(self, cosine: Tensor) -> Tensor:
+        return cosine
+
+
+class Aesthetic(CLIPScore):
+    """LAION's aesthetic score, about 1 to 10: a linear head, or an MLP, on the image's CLIP embedding."""
+
+    name = "aesthetic"
+    source = (
+        "the files of openai/clip-vit-large-patch14 on Hugging Face, and beside them a head as safetensors: "
+        "sa_0_4_vit_l_14_linear of LAION-AI/aesthetic-predictor on GitHub, or "
+        "sac+logos+ava1-l14-linearMSE of christophschuhmann/improved-aesthetic-predictor on GitHub"
+    )
+
+    def __init__(self, folder: Path, device: str):
+        super().__init__(folder, device)
+        path = self.file("*linear*.safetensors")
+        self.head = head(read(path), self.model.config.projection_dim, path).to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        return self.head(self.image(images))[:, 0].cpu()
+
+
+class ImageReward(Published):
+    """ImageReward-v1.0 (Xu et al. 2023): BLIP's text encoder attends to the image; an MLP reads [CLS]."""
+
+    name, limit = "imagereward", 35
+    source = (
+        "ImageReward of THUDM/ImageReward as safetensors, and beside it vocab.txt of "
+        "google-bert/bert-base-uncased, both on Hugging Face"
+    )
+    mean, std = 0.16717362830052426, 1.0333394966054072  # of its rewards, as published
+
+    def __init__(self, folder: Path, device: str):
+        super().__init__(folder, device)
+        path, vocabulary = self.file("ImageReward*.safetensors"), self.file("vocab.txt")
+        self.tokenizer = transformers.BertTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)
+        side = VISION["image_size"]
+        self.processor = _image_processor()(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        )
+        state = read(path)
+        config = transformers.BlipVisionConfig(**VISION)
+        weights = rename(part(state, "blip.visual_encoder."), BLIP)
+        self.vision_model = fit(transformers.BlipVisionModel, config, weights, path).to(device)
+        config, kind = transformers.BlipTextConfig(**LANGUAGE), transformers.BlipTextModel
+        weights = part(state, "blip.text_encoder.")
+        self.text_model = fit(kind, config, weights, path, add_pooling_layer=False).to(device)
+        self.head = head(part(state, "mlp."), config.hidden_size, path).to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        pixels = self.processor(images, return_tensors="pt").pixel_values.to(self.device)
+        seen = self.vision_model(pixel_values=pixels).last_hidden_state
+        said = self.text_model(**self.tokens(prompts), encoder_hidden_states=seen).last_hidden_state
+        reward = self.head(said[:, 0])[:, 0]
+        return ((reward - self.mean) / self.std).cpu()
+
+
+SCORERS = {
+    scorer.name: scorer
+    for scorer in (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
+}
+Scorer = Redness | Following | Published
+
+
+def load(spec: str, device: str = "cpu") -> Scorer:
+    """The scorer that `name` or `name=DIR` asks for. Raises InputError for an unknown name, for files that
+    are absent (what to fetch), and for weights of another architecture."""
+    models.quiet()
+    name, _, folder = spec.partition("=")
+    if name not in SCORERS:
+        raise InputError(f"unknown scorer '{name}'; there are {', '.join(SCORERS)}")
+    kind = SCORERS[name]
+    if not issubclass(kind, Published):
+        if folder:
+            raise InputError(f"the scorer '{name}' needs no folder: leave out '={folder}'")
+        return kind()
+    if not folder or not Path(folder).is_dir():
+        raise InputError(
+            f"no folder '{folder}': the scorer '{name}' is asked for as {name}=DIR, with {kind.source}"
+        )
+    return kind(Path(folder), device)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+
+def _image_processor() -> type:
+    """CLIP's preprocessing by PIL, as when the scores were published; it has had two names."""
+    return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor

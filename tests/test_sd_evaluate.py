@@ -1,0 +1,231 @@
+"""sd.evaluate: from folders of images to means, win rates and tables."""
+
+import csv
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+from sd import evaluate, scorers, tables
+from sd.folders import read_samples
+from toy.statistics import interval
+
+PROMPTS = [("a fox", "photo"), ("a cat", "anime"), ("a dog", "photo")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Makes a folder of plain images of given redness, (prompts, images) in 0..255, with its index."""
+
+    def make(name, reds, prompts=PROMPTS):
+        place = tmp_path / name
+        place.mkdir()
+        rows = ["file_name,prompt,style,number,index"]
+        for p, ((text, style), row) in enumerate(zip(prompts, reds, strict=True)):
+            for i, red in enumerate(row):
+                note = PngImagePlugin.PngInfo()
+                note.add_text("model", name)  # files that differ, though their images may not
+                note.add_text("index", str(i))
+                Image.new("RGB", (8, 8), (red, 0, 0)).save(place / f"{p}-{i}.png", pnginfo=note)
+                rows.append(f"{p}-{i}.png,{text},{style},{p},{i}")
+        (place / "index.csv").write_text("\n".join(rows) + "\n")
+        return place
+
+    return make
+
+
+@pytest.fixture
+def ask(tmp_path):
+    def run(*more, **folders):
+        images = [f"{name}={place}" for name, place in folders.items()]
+        out = ["--out", str(tmp_path / "out")]
+        return evaluate.main(["--images", *images, *out, *(more or ["--scorers", "redness"])])
+
+    return run
+
+
+A = [[30, 60, 90], [10, 20, 250], [5, 5, 5]]
+B = [[0, 70, 70], [15, 15, 15], [5, 200, 0]]  # by medians: lost, won, tied
+
+
+def rows_of(tmp_path):
+    text = (tmp_path / "out/results.csv").read_text()
+    return {(r["style"], r["model"]): r for r in csv.DictReader(text.splitlines())}
+
+
+def test_means_and_win_rates_over_prompts(ask, folder, tmp_path, capsys):
+    assert ask(a=folder("a", A), b=folder("b", B)) == 0
+    rows = rows_of(tmp_path)
+    redness = np.array(A) / 255 * 2 / 3  # red is 2/3 above the mean of the channels
+    mean, half = interval(redness.mean(1).tolist())  # of prompts, whose images are not independent
+    assert float(rows["", "a"]["mean"]) == pytest.approx(mean, rel=1e-5)
+    assert float(rows["", "a"]["half_width"]) == pytest.approx(half, rel=1e-5)
+    assert float(rows["", "b"]["win_rate"]) == 0.5 and float(rows["", "b"]["ties"]) == pytest.approx(1 / 3)
+    assert rows["", "a"]["win_rate"] == "" and rows["", "b"]["prompts"] == "3"
+    assert float(rows["anime", "b"]["win_rate"]) == 1 and float(rows["photo", "b"]["win_rate"]) == 0.25
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert found["first"] == "a" and len(found["rows"]) == 6
+    assert "| vs b | 50.0 [" in capsys.readouterr().out
+
+
+def test_a_second_time_nothing_is_scored_again_and_results_are_the_same(ask, folder, tmp_path, monkeypatch):
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    ask(**folders)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(scorers, "load", lambda *_: pytest.fail("a scorer was loaded"))
+    assert ask(**folders) == 0
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_scores(ask, folder, tmp_path, monkeypatch, capsys):
+    real, calls = scorers.load("redness"), []
+
+    class Rounding:
+        """Its scores depend a little on what else is in the batch, and it is interrupted at a call."""
+
+        name, truncated, stop = "redness", 0, None
+
+        def __call__(self, images, prompts):
+            calls.append(images)
+            if len(calls) == self.stop:
+                raise KeyboardInterrupt
+            found = real(images, prompts)
+            return found + 1e-3 * found.mean()
+
+    monkeypatch.setattr(evaluate, "BATCH", 2)
+    monkeypatch.setattr(scorers, "load", lambda *_: Rounding())
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    ask(**folders)
+    assert len(calls) == 10  # 5 batches of each model
+    whole = (tmp_path / "out/results.csv").read_bytes()
+    (tmp_path / "out/scores.csv").unlink()
+    calls.clear()
+    monkeypatch.setattr(Rounding, "stop", 8)
+    assert ask(**folders) == 2 and "the same command goes on" in capsys.readouterr().err
+    log = tmp_path / "out/scores.csv"
+    log.write_bytes(log.read_bytes()[:-30])  # cut in the middle of a line
+    calls.clear()
+    assert ask(**folders) == 0 and len(calls) == 4  # the batch that was cut, and the three not yet done
+    assert (tmp_path / "out/results.csv").read_bytes() == whole
+
+
+def test_an_image_that_changed_is_scored_again(ask, folder, tmp_path):
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    ask(**folders)
+    Image.new("RGB", (8, 8), (0, 255, 0)).save(folders["a"] / "1-2.png")
+    Image.new("RGB", (8, 8), (0, 255, 0)).save(folders["a"] / "1-1.png")
+    ask(**folders)
+    assert float(rows_of(tmp_path)["anime", "b"]["win_rate"]) == 0
+
+
+def test_folders_must_have_as_many_images_of_the_same_prompts(ask, folder, capsys):
+    a = folder("a", A)
+    others = {
+        "a has 3 images of 'a fox', but b has 2 of 'a dog'; all need as many": folder(
+            "b", [*A[:2], A[2][:2]]
+        ),
+        "a has 3 images of 'a fox', but b has 2 of 'a fox'": folder("c", [row[:2] for row in A]),
+        "a and b have other prompts: number 1 is 'a cat' (anime) and 'a cow' (anime)": folder(
+            "d", A, [PROMPTS[0], ("a cow", "anime"), PROMPTS[2]]
+        ),
+        "a has 3 prompts, and b 2": folder("e", A[:2], PROMPTS[:2]),
+    }
+    for said, b in others.items():
+        assert ask(a=a, b=b) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_an_unfair_comparison_is_said(ask, folder, capsys):
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    for place, guidance in zip(folders.values(), (3.0, 7.5), strict=True):
+        settings = {"seed": 0, "steps": 20, "guidance": guidance, "scheduler": "X", "prefix": str(place)}
+        (place / "sampling.json").write_text(json.dumps(settings))
+    assert ask(**folders) == 0
+    assert "note: a and b were not sampled with the same guidance\n" in capsys.readouterr().out
+
+
+def test_a_damaged_image_is_named_and_what_was_scored_is_kept(ask, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "BATCH", 2)
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    (folders["b"] / "2-1.png").write_bytes((folders["b"] / "2-1.png").read_bytes()[:40])
+    assert ask(**folders) == 2
+    assert "2-1.png is damaged, or no image" in capsys.readouterr().err
+    assert (tmp_path / "out/scores.csv").read_text().count("\n") == 1 + 15
+
+
+def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
+    class Broken:
+        name, truncated = "broken", 0
+
+        def __call__(self, images, prompts):
+            return torch.full((len(images),), torch.nan)
+
+    monkeypatch.setattr(scorers, "load", lambda *_: Broken())
+    assert ask(a=folder("a", A), b=folder("b", B)) == 2
+    assert "broken gives" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--images", "a", "--scorers", "redness"], "--images a: name each model, as in kto="),
+        (["--images", "a={a}", "a={a}", "--scorers", "redness"], "two folders named a"),
+        (["--images", "a={a}/..", "--scorers", "redness"], "no index.csv in"),
+        (["--images", "a={a}", "--scorers", "beauty"], "unknown scorer 'beauty'; there are redness"),
+        (["--images", "a={a}", "--scorers", "following"], "not 'a fox'"),
+        (["--images", "a={a}", "--scorers", "clip=x", "clip=y"], "names one twice"),
+        (["--images", "a={a}"], "--images and --scorers are needed, or --votes"),
+    ],
+)
+def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, said):
+    place = str(folder("a", A))
+    out = ["--out", str(tmp_path / "out")]
+    assert evaluate.main([a.replace("{a}", place) for a in arguments] + out) == 2
+    error = capsys.readouterr().err.split("\r")[-1]  # after what a progress bar wrote
+    assert said in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def test_scores_are_all_that_memory_holds(folder, tmp_path, monkeypatch):
+    opened, most = [], []
+    load = scorers.load("redness")
+
+    def watched(images, prompts):
+        most.append(len(images))
+        return load(images, prompts)
+
+    watched.name, watched.truncated = "redness", 0
+    monkeypatch.setattr(evaluate, "BATCH", 4)
+    monkeypatch.setattr(
+        evaluate, "_open", lambda path, real=evaluate._open: opened.append(path) or real(path)
+    )
+    monkeypatch.setattr(scorers, "load", lambda *_: watched)
+    (tmp_path / "out").mkdir()
+    samples = {"a": read_samples(folder("a", A))}
+    evaluate.score(samples, ["redness"], tmp_path / "out")
+    assert most == [4, 4, 1] and len(opened) == 9
+
+
+def test_tables_are_laid_out_like_the_papers_with_its_figures_beside_ours():
+    rate = {"win_rate": 0.75, "low": 0.7, "high": 0.8, "ties": 0.02, "mean": 5.0, "half_width": 0.1}
+    row = partial(dict, rate, prompts=500)
+    rows = [
+        row(scorer=scorer, style=style, model=model)
+        for scorer in ("redness", "clip", "aesthetic")
+        for style in ("", "anime")
+        for model in ("kto", "sd15", "mine")
+    ]
+    wins, means, anime = tables.markdown(rows).split("\n\n|")[1:]
+    assert wins.startswith("  | aesthetic | clip | redness |")
+    ours = "75.0 [70.0, 80.0], 2% ties"
+    assert f"| vs sd15 | {ours}; paper 86.0 | {ours}; paper 62.0 | {ours} |" in wins
+    assert f"| vs mine | {ours} | {ours} | {ours} |" in wins
+    assert "| kto | 5 ± 0.1 | 5 ± 0.1 | 5 ± 0.1 |" in means
+    assert f"| vs sd15 | {ours} | {ours} | {ours} |" in anime  # the paper's are of other prompts
+
+
+def test_the_papers_figures_are_those_of_its_tables():
+    assert tables.PAPER["dpo"] == (74.2, 61.8, 78.4, 53.2, 51.6)
+    assert len(tables.PAPER) == 6 and {len(v) for v in tables.PAPER.values()} == {len(tables.ORDER)}

@@ -1,0 +1,163 @@
+"""sd.sample: folders of images that can be compared, model with model, image by image."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd import models, sample
+from sd.prompts import Prompt
+from sd.tiny import PIPELINE
+from sd.trainer import train
+
+PROMPTS = "a red circle on a gray background\na blue square on a white background\n" * 2
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Runs the command on a file of prompts; its exit code, and the folder."""
+    (tmp_path / "prompts.txt").write_text(PROMPTS)
+
+    def run(out, *more, model=PIPELINE):
+        options = {"--model": model, "--prompts": tmp_path / "prompts.txt", "--out": tmp_path / out}
+        flat = [str(part) for option in options.items() for part in option]
+        few = ["--count", "2", "--steps", "2", "--guidance", "3", "--batch", "3"]
+        return sample.main([*flat, *few, *more]), tmp_path / out
+
+    return run
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_a_folder_of_images_says_what_each_shows(ask, capsys):
+    code, out = ask("o", "--seed", "3")
+    assert code == 0 and "2 of 4 prompts are repeated" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "index.csv").read_text().splitlines()))
+    assert [(r["number"], r["index"]) for r in rows] == [(str(p), str(i)) for p in range(4) for i in range(2)]
+    assert {r["file_name"] for r in rows} == set(bytes_of(out))
+    with Image.open(out / rows[2]["file_name"]) as image:
+        assert image.size == (32, 32)
+        said = {"prompt": "a blue square on a white background", "seed": "3", "model": "tiny-pipeline"}
+        assert rows[2]["prompt"] == said["prompt"] and image.text == said
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+def test_each_image_has_a_noise_of_its_own_the_same_for_every_model_and_batch(ask):
+    whole, parts = ask("a", "--batch", "8")[1], ask("b", "--batch", "3")[1]
+    prompts = [prompt for prompt in PROMPTS.splitlines() for _ in range(2)]
+    drawn = sample.draw(models.load(PIPELINE), prompts, steps=2, guidance=3)
+    for folder in (whole, parts):
+        found = torch.stack([pixels(path) for path in sorted(folder.glob("*.png"))])
+        assert (found - drawn).abs().max() < 1.5 / 255  # rounded to bytes; batches differ by rounding
+    assert len(set(bytes_of(whole).values())) == 8  # though every prompt is there twice
+
+
+def test_an_interrupted_command_goes_on_to_the_same_images(ask, monkeypatch, capsys):
+    whole = bytes_of(ask("whole")[1])
+    draw, calls = sample._draw, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(sample, "_draw", interrupted)
+    code, out = ask("parts")
+    assert code == 2 and "the same command goes on" in capsys.readouterr().err
+    assert len(bytes_of(out)) == 6 and not (out / "index.csv").exists()
+    (out / "00000-0.png").write_bytes(b"broken")
+    code, out = ask("parts")
+    assert code == 0 and bytes_of(out) == whole
+    assert len(calls) == 3 + 2  # the batch that was cut, and the one with the broken file
+
+
+def test_a_folder_of_other_images_is_refused_by_what_differs(ask, capsys):
+    ask("o")
+    before = bytes_of(ask("o")[1])
+    assert ask("o", "--seed", "1", "--steps", "3")[0] == 2
+    assert "holds images made with another seed, steps; choose another --out" in capsys.readouterr().err
+    (ask("o")[1] / "sampling.json").unlink()
+    assert ask("o")[0] == 2 and "holds something else than samples" in capsys.readouterr().err
+    assert bytes_of(ask("o")[1]) == before
+
+
+def test_a_prefix_changes_the_image_but_neither_noise_nor_index(ask, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sample, "_draw", lambda _, texts, noises, *rest: (
+        seen.append((texts, noises)) or torch.zeros(len(texts), 3, 8, 8)))  # fmt: skip
+    plain, prefixed = ask("a")[1], ask("b", "--prefix", "good image, ")[1]
+    assert (plain / "index.csv").read_bytes() == (prefixed / "index.csv").read_bytes()
+    (texts, noises), (others, same) = seen[0], seen[3]
+    assert noises == same and others == [f"good image, {text}" for text in texts]
+
+
+def test_adapters_change_the_images_and_are_named(ask, config, tmp_path, capsys):
+    for state in train(config(tune="lora", lora_rank=2, steps=2, lr=0.1)):
+        pass
+    state.trainer.export()
+    plain, tuned = ask("a")[1], ask("b", "--lora", str(tmp_path / "run" / "lora"))[1]
+    assert bytes_of(plain) != bytes_of(tuned)
+    assert Image.open(tuned / "00000-0.png").text["model"] == "tiny-pipeline + run"
+    assert ask("c", "--lora", str(tmp_path))[0] == 2
+    assert "no pytorch_lora_weights.safetensors in" in capsys.readouterr().err
+
+
+def test_adapters_of_another_model_are_refused(ask, config, kinds, tmp_path, capsys):
+    for state in train(config(tune="lora", steps=1, model=str(kinds["xl"]))):
+        pass
+    state.trainer.export()
+    assert ask("a", "--lora", str(tmp_path / "run" / "lora"))[0] == 2
+    assert "does not fit the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["v1", "xl"])
+def test_prompts_longer_than_a_text_encoder_takes_are_counted(kinds, kind):
+    pipeline = models.load(kinds[kind])
+    texts = ["a red circle", "a red circle " * 9]
+    assert sample.count_cut(pipeline, texts) == 1
+    if kind == "xl":
+        pipeline.tokenizer_2.model_max_length = 4
+        assert sample.count_cut(pipeline, texts) == 2
+
+
+def test_memory_holds_one_batch_of_images(tmp_path, monkeypatch):
+    alive = []
+
+    class Watched:
+        def __init__(self, images):
+            self.images = images
+            alive.append(1)
+
+        def __iter__(self):
+            return iter(self.images)
+
+        def __len__(self):
+            return len(self.images)
+
+        def __del__(self):
+            alive.pop()
+
+    most = []
+
+    def draw(pipeline, texts, *rest):
+        most.append(len(alive))
+        return Watched(torch.zeros(len(texts), 3, 4, 4))
+
+    monkeypatch.setattr(sample, "_draw", draw)
+    sample.sample(models.load(PIPELINE), [Prompt("a", "")] * 20, tmp_path, name="x", count=2, batch=4)
+    assert len(most) == 10 and max(most) <= 1
+
+
+def test_models_are_named_without_their_place(tmp_path):
+    assert sample.model_name(tmp_path / "sd15") == "sd15"
+    assert sample.model_name(tmp_path / "run" / "model") == "run"
+    assert sample.model_name("run/lora") == "run"

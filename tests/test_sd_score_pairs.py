@@ -1,0 +1,136 @@
+"""sd.score_pairs: a reward model's scores for SmPO, of every pair that can be read."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from sd import score_pairs, scorers, shapes
+from sd.cache import read_image
+from sd.data import find_csv, open_index
+from sd.trainer import train
+from toy.train import last
+
+
+@pytest.fixture
+def data(red, tmp_path):
+    """Pairs without scores, and what the scorer redness should find."""
+    folder = tmp_path / "red"
+    shutil.copytree(red / "images", folder / "images")
+    lines = (red / "pairs.csv").read_text().splitlines()
+    (folder / "pairs.csv").write_text("\n".join(line.rsplit(",", 2)[0] for line in lines))
+    return folder
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run(data, *arguments):
+    return score_pairs.main([str(data), "--scorer", "redness", *arguments])
+
+
+def test_both_images_of_each_pair_get_their_score_and_the_bounds_are_known(data, capsys, tmp_path):
+    assert run(data) == 0
+    found = rows(data / "pairs-redness.csv")
+    before = rows(data / "pairs.csv")
+    assert [(r["winner"], r["loser"], r["caption"]) for r in found] == [tuple(r.values()) for r in before]
+    scores = []
+    for row in found:
+        for side in ("winner", "loser"):
+            pixels = read_image(data / row[side], shapes.PIXELS)[0] / 2 + 0.5
+            scores.append(float(row[f"{side}_score"]))
+            assert scores[-1] == pytest.approx(shapes.redness(pixels[None]).item(), abs=1e-6)
+    about = json.loads((data / "pairs-redness.json").read_text())
+    assert (about["lowest"], about["highest"]) == pytest.approx((min(scores), max(scores)), abs=1e-6)
+    assert about["pairs"] == 24 and about["winner_scores_higher"] == 1
+    index = open_index(find_csv(str(data / "pairs-redness.csv"), True), tmp_path)
+    assert (index.lowest, index.highest) == pytest.approx((min(scores), max(scores)), rel=1e-12)
+    assert "24 pairs, 0 left out" in capsys.readouterr().out
+
+
+def test_smpo_trains_on_them(data, config):
+    run(data)
+    settings = config(objective="smpo", data=str(data / "pairs-redness.csv"), steps=1, batch=2)
+    assert last(train(settings)).step == 1
+
+
+class Counting:
+    """redness, which counts images and is interrupted at one call."""
+
+    name, truncated = "redness", 0
+
+    def __init__(self, interrupted=0):
+        self.seen, self.calls, self.interrupted = 0, 0, interrupted
+
+    def __call__(self, images, prompts):
+        self.calls += 1
+        if self.calls == self.interrupted:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        return scorers.Redness()(images, prompts)
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch, capsys):
+    assert run(data, "--out", str(data / "whole.csv")) == 0
+    shutil.rmtree(data / "cache")
+    first, second, third = Counting(interrupted=2), Counting(), Counting()
+    for scorer, code in ((first, 2), (second, 0), (third, 0)):
+        monkeypatch.setattr(scorers, "load", lambda spec, device, scorer=scorer: scorer)
+        assert run(data) == code
+        assert (data / "pairs-redness.csv").exists() == (code == 0)
+    assert first.seen == score_pairs.BATCH and first.seen + second.seen == 48 and third.seen == 0
+    assert (data / "pairs-redness.csv").read_text() == (data / "whole.csv").read_text()
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_other_weights_and_other_images_are_scored_anew(data, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"1")
+    before = score_pairs.fingerprint(f"clip={tmp_path}")
+    weights.write_bytes(b"12")
+    assert len({before, score_pairs.fingerprint(f"clip={tmp_path}"), score_pairs.fingerprint("redness")}) == 3
+    run(data)
+    shutil.copy(data / "images/00000-liked.png", data / "images/00001-liked.png")
+    run(data)
+    found = rows(data / "pairs-redness.csv")
+    assert found[0]["winner_score"] == found[1]["winner_score"]
+
+
+def test_corrupt_images_are_named_and_left_out_with_their_pair(data, capsys):
+    whole = (data / "images/00003-disliked.png").read_bytes()
+    (data / "images/00003-disliked.png").write_bytes(whole[: len(whole) // 2])
+    (data / "images/00005-liked.png").write_bytes(b"no image")
+    assert run(data) == 0
+    said = capsys.readouterr()
+    assert "images/00003-disliked.png" in said.err and "images/00005-liked.png" in said.err
+    assert "22 pairs, 2 left out" in said.out
+    found = rows(data / "pairs-redness.csv")
+    assert [r["winner"][7:12] for r in found] == [f"{i:05d}" for i in range(24) if i not in (3, 5)]
+    (data / "images/00003-disliked.png").write_bytes(whole)
+    assert run(data) == 0 and "23 pairs, 1 left out" in capsys.readouterr().out
+
+
+def test_what_is_wrong_is_said_in_one_line(data, capsys, monkeypatch, tmp_path):
+    def says(what, *arguments):
+        assert score_pairs.main(list(arguments)) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(lines) == 1 and what in lines[0]
+
+    says("no folder or CSV file", str(tmp_path / "no"), "--scorer", "redness")
+    says("unknown scorer 'beauty'", str(data), "--scorer", "beauty")
+    says("the following arguments are required: --scorer", str(data))
+    for out in (tmp_path / "x.csv", data / "pairs.csv"):
+        says("--out must be another CSV in", str(data), "--scorer", "redness", "--out", str(out))
+    (data / "likes.csv").write_text("file_name,caption,label\nimages/00000-liked.png,a,liked\n")
+    says("has likes and dislikes", str(data / "likes.csv"), "--scorer", "redness")
+    monkeypatch.setattr(
+        scorers.Redness, "__call__", lambda self, images, prompts: torch.full((len(images),), torch.nan)
+    )
+    says("scores that are not numbers", str(data), "--scorer", "redness")
+    for path in (data / "images").iterdir():
+        path.write_bytes(b"")
+    says("no pair whose images can both be read", str(data), "--scorer", "redness")

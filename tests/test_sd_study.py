@@ -1,0 +1,61 @@
+"""sd.study: every objective on the tiny pipeline, judged over seeds."""
+
+import json
+import math
+
+import pytest
+
+from sd import sample, study
+from sd.cache import CSFT
+
+
+def test_the_study_judges_every_objective_and_trains_none_twice(tmp_path, monkeypatch, capsys):
+    few = {
+        name: v | {"batch": 2} for name, v in study.STUDIED.items() if name in ("kahneman_tversky", "csft")
+    }
+    monkeypatch.setattr(study, "STUDIED", few)
+    monkeypatch.setattr(study, "STEPS", {"red": 2})
+    monkeypatch.setattr(study, "PROMPTS", study.PROMPTS[:3])
+    drawn, draw = [], sample._draw
+
+    def quick(pipeline, texts, noises, steps, *rest):
+        drawn.extend(texts)
+        return draw(pipeline, texts, noises, 1, *rest)
+
+    monkeypatch.setattr(sample, "_draw", quick)
+    arguments = ["--seeds", "2", "--out", str(tmp_path / "o"), "--runs", str(tmp_path / "r")]
+    assert study.main(arguments) == 0
+    found = json.loads((tmp_path / "o/study.json").read_text())
+    assert [entry["name"] for entry in found["summary"]] == ["kahneman_tversky", "csft", "pretrained"]
+    assert {entry["seeds"] for entry in found["summary"]} == {2}
+    assert (tmp_path / "o/study.png").stat().st_size > 10_000
+    assert "beaten" in capsys.readouterr().out
+    assert len(drawn) == 2 * 3 * 3 * 5 and sum(text.startswith(CSFT[True]) for text in drawn) == 2 * 3 * 5
+    monkeypatch.setattr(study, "train", lambda config: pytest.fail("trained again"))
+    assert study.main(arguments) == 0
+    assert json.loads((tmp_path / "o/study.json").read_text()) == found and len(drawn) == 90
+
+
+def test_summaries_are_means_over_seeds():
+    rows = []
+    for seed in range(3):
+        for scorer in ("redness", "following"):
+            rows.append({"seed": seed, "scorer": scorer, "model": "kahneman_tversky", "mean": 0.1 * seed})
+            rows.append(rows[-1] | {"model": "sft", "win_rate": 0.5 + 0.1 * seed})
+    first, sft = study.summarise(rows)
+    assert first["met"] == pytest.approx(0.1) and "win_met" not in first
+    assert sft["win_met"] == pytest.approx(0.6)
+    assert sft["win_met_half_width"] == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+
+
+def test_the_study_has_every_objective_of_the_paper():
+    known = {
+        "sft",
+        "csft",
+        "diffusion_dpo",
+        "smpo",
+        "kahneman_tversky",
+        "loss_averse",
+        "risk_seeking_bounded",
+    }
+    assert set(study.STUDIED) == known and next(iter(study.STUDIED)) == "kahneman_tversky"
