@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from notebooks.answers import compare, compare_numbers, exercise, wrong_shape
-from toy import diffusion, losses, metrics, utilities
+from toy import diffusion, losses, statistics, utilities
 from toy.data import generator
 from toy.diffusion import linear_schedule
 from toy.errors import InputError
@@ -69,7 +69,9 @@ def ddim_step(student):
         (of(lambda x0, a, b, eps: b.sqrt() * x0), "the noise left at t_next is missing"),
         (of(lambda x0, a, b, eps: b.sqrt() * x0 + (1 - a).sqrt() * eps), "the noise must be t_next's too"),
         (of(lambda x0, a, b, eps: (1 - b).sqrt() * x0 + b.sqrt() * eps), "sqrt(abar) belongs to x0"),
+        (of(lambda x0, a, b, eps: a.sqrt() * x0 + (1 - b).sqrt() * eps), "the signal must be t_next's too"),
         (of(lambda x0, a, b, eps: b * x0 + (1 - b) * eps), "abar is a share of variance: take square roots"),
+        (lambda xt, t, n, eps, abar: abar[n].sqrt() * xt + (1 - abar[n]).sqrt() * eps, "noise x0, not xt"),
     ]
     inputs = points(0), torch.tensor(600), torch.tensor(400), points(1), ABAR
     return compare(student, diffusion.move, inputs, mistakes)
@@ -92,7 +94,7 @@ def loss_aversion(student):
         (bent(2.25, 2.25), "gains are enlarged too: only losses should be"),
         (lambda x: bent(1, 2.25)(x).mean(), "one value for each example: leave out the mean"),
     ]
-    return compare(student, bent(1, 2.25), (torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0]),), mistakes)
+    return compare(student, bent(1, 2.25), (torch.tensor([-3.0, -0.5, 0.5, 3.0]),), mistakes)
 
 
 @exercise
@@ -127,6 +129,7 @@ def denoising_error(student):
         (lambda p, e: (p - e).square().mean(0), "that averages over the examples: take dim=-1"),
         (lambda p, e: (p - e).square().sum(-1), "the mean over the dimensions, not their sum"),
         (lambda p, e: (p - e).mean(-1), "square the difference"),
+        (lambda p, e: (p - e).mean(-1).square(), "first the squares, then their mean"),
         (lambda p, e: (p - e).abs().mean(-1), "the square of the difference, not its size"),
         (lambda p, e: (p - e).square().mean(-1).sqrt(), "the mean square, without a root"),
     ]
@@ -167,10 +170,19 @@ def kto_loss(student):
         ),
         (of(lambda s, beta, gain: (1 - sigmoid(s * gain)).mean()), "beta is missing"),
         (of(lambda s, beta, gain: (1 - sigmoid(s * beta * gain)).sum()), "the mean, not the sum"),
+        (of(lambda s, beta, gain: (1 - s * sigmoid(beta * gain)).mean()), "s belongs inside U"),
+        (
+            of(lambda s, beta, gain: (1 - sigmoid((s > 0) * beta * gain)).mean()),
+            "s is -1 where disliked, not 0",
+        ),
         (of(lambda s, beta, gain: 1 - sigmoid(s * beta * gain)), "the mean over the batch is missing"),
         (lambda *inputs: right(*inputs).detach(), "the gradient is cut: no detach() here"),
         (lambda p, r, liked, beta, z0: right(p, r, liked, beta, 0.0), "z0 is missing"),
         (lambda p, r, liked, beta, z0: right(r, p, liked, beta, z0), "g is reference minus policy: sign"),
+        (
+            lambda p, r, liked, beta, z0: right(p, r, liked, beta, torch.where(liked, z0, -z0) / beta),
+            "(g - z0) first",
+        ),
         (
             lambda p, r, liked, beta, z0: right(p, r, liked, beta, (r - p).mean()),
             "z0 is given: do not compute it again, with a gradient",
@@ -196,6 +208,7 @@ def undesirable_rate(student):
         (lambda x: 1 - nearer(x).mean(), "those are nearer to the liked mean: turn the comparison"),
         (lambda x: nearer(x).sum(), "that is how many; asked for is their share"),
         (nearer, "one number: the mean over the samples"),
+        (lambda x: 100 * nearer(x).mean(), "a share between 0 and 1, not percent"),
         (
             lambda x: ((x - dislike).square().sum(-1) <= 5.99 * 0.01).float().mean(),
             "that counts those within the disliked circle; compare the two distances instead",
@@ -215,7 +228,11 @@ def balance(student):
     mistakes = [
         (lambda a, b: (a + b) / 2, "that is the arithmetic mean, in which one pays for the other"),
         (unless(lambda a, b: (a + b) / 2), "that is the arithmetic mean, in which one pays for the other"),
-        (lambda a, b: 2 * a * b / (a + b), "it is 0 where either is not positive: the formula knows not"),
+        (
+            lambda a, b: 2 * a * b / (a + b),
+            "it is 0 where either is not positive: the formula does not know that",
+        ),
+        (lambda a, b: 2 * a * b / (a + b) if a > 0 or b > 0 else 0.0, "0 where either one is not positive"),
         (unless(lambda a, b: a * b), "that is the product: two halves would be a quarter"),
         (unless(lambda a, b: a * b / (a + b)), "that is half of it"),
         (unless(lambda a, b: (a * b) ** 0.5), "that is the geometric mean; harmonic is 2ab / (a + b)"),
@@ -227,7 +244,7 @@ def balance(student):
 
 @exercise
 def half_width(student):
-    """It says how far a few seeds speak for all."""
+    """It says how well a few seeds stand for all."""
     from scipy.special import stdtrit
 
     def of(quantile, less=1, root=math.sqrt):
@@ -242,6 +259,7 @@ def half_width(student):
         return float(stdtrit(n - 1, 0.975))
 
     mistakes = [
+        (of(lambda n: t(5)), "that is t for five values: it depends on n"),
         (of(lambda n: 1.96), "1.96 is for many values: for few, Student's t is wider"),
         (of(t, root=lambda n: 1), "that is for single values; the mean scatters less: divide by sqrt(n)"),
         (of(t, root=lambda n: n), "divide by the root of n, not by n"),
@@ -251,7 +269,7 @@ def half_width(student):
         (of(lambda n: float(stdtrit(n - 1, 0.95))), "95% in the middle leaves 2.5% on each side: 0.975"),
     ]
     cases = [([0.81, 0.86, 0.84],), ([0.2, 0.9, 0.5, 0.7, 0.1],)]
-    return compare_numbers(student, lambda values: metrics.interval(values)[1], cases, mistakes)
+    return compare_numbers(student, lambda values: statistics.interval(values)[1], cases, mistakes)
 
 
 # Lesson 5: knobs
@@ -270,17 +288,22 @@ def draw_batch(student):
             return f"asked for are whole numbers (torch.long) from 0 to {len(desirable) - 1}"
         share = desirable[index].float().mean().item()
         if abs(share - 0.1) < 0.03:
-            return "gamma does nothing: liked examples come as often as the data has them"
+            return (
+                "liked ones are as frequent as in the data: is gamma used, and are these places in desirable?"
+            )
         if abs(share - (1 - gamma)) < 0.04:
             return "gamma is the probability of a liked example, yours that of a disliked one"
         if abs(share - gamma) > 0.04:
-            return f"with gamma {gamma} the batch is {share:.0%} liked"
+            return f"with gamma {gamma} {share:.0%} of the batch are liked: class sizes must not matter"
         for kind, name in ((desirable, "liked"), (~desirable, "disliked")):
             if index[kind[index]].unique().numel() < kind.sum() / 2:
                 return f"most {name} examples never come: draw evenly among them all"
-    if torch.equal(student(desirable, 0.8, size, g), student(desirable, 0.8, size, g)):
+    batches = [student(desirable, 0.8, size, g) for _ in range(3)]
+    if torch.equal(batches[0], batches[1]):
         return "every batch is the same: draw from the generator, without seeding it anew"
-    return None
+    if len({int(desirable[index].sum()) for index in batches}) == 1:
+        return "gamma is a probability: how many are liked varies from batch to batch"
+    return _undetermined(lambda g: student(desirable, 0.8, size, g))
 
 
 @exercise
@@ -296,8 +319,8 @@ def flip_labels(student):
     if flipped.dtype != torch.bool:
         return f"labels are bool, yours are {flipped.dtype}"
     liked, disliked = ((flipped != before)[kind].float().mean().item() for kind in (before, ~before))
-    if max(liked, disliked) == 0:
-        return "nothing is flipped"
+    if max(liked, disliked) == 0 or min(liked, disliked) == 1:
+        return "all or nothing is flipped: each label needs a number of its own"
     if min(liked, disliked) == 0:
         return f"only {'liked' if liked else 'disliked'} examples lose their label: noise knows no class"
     if abs(liked - 0.75) < 0.1 and abs(disliked - 0.75) < 0.1:
@@ -306,7 +329,13 @@ def flip_labels(student):
         return f"asked for 25%, it flips {liked:.0%} of the liked and {disliked:.0%} of the disliked"
     if torch.equal(student(desirable, 0.25, generator("exercise", 7)), flipped):
         return "the same examples are flipped whatever the generator: draw them from it"
-    return None
+    return _undetermined(lambda g: student(desirable, 0.25, g))
+
+
+def _undetermined(draw) -> str | None:
+    if torch.equal(draw(generator("exercise", 8)), draw(generator("exercise", 8))):
+        return None
+    return "the same generator gives other numbers each time: draw all of them from it (generator=...)"
 
 
 # Lesson 6: pairs
@@ -344,12 +373,14 @@ def dpo_loss(student):
 
 @exercise
 def pair_weight(student):
-    """0 for a tie, gamma for a pair that leaves no doubt."""
+    """0 for a tie, and the more the clearer a pair is."""
 
     def of(formula):  # of p and gamma
         return lambda winner, loser, gamma: formula(torch.sigmoid(winner - loser), gamma)
 
     mistakes = [
+        (of(lambda p, gamma: p), "that is p; the weight is 2 alpha - gamma"),
+        (lambda w, l, gamma: gamma * (2 * torch.sigmoid(gamma * (w - l)) - 1), "no gamma in the softmax"),  # noqa: E741
         (of(lambda p, gamma: gamma * p), "that is alpha; the weight is 2 alpha - gamma"),
         (of(lambda p, gamma: 2 * p - gamma), "alpha is gamma * p: gamma is missing in it"),
         (of(lambda p, gamma: 2 * p - 1), "gamma is missing: that is 2 p - 1"),
@@ -377,6 +408,9 @@ def renoise_step(student):
 
         return step
 
+    def of_guess(predict_eps, x, t, t_next, abar):
+        return predict_eps(diffusion.move(x, t, t_next, predict_eps(x, t), abar), t_next)
+
     def again(predict_eps, x, t, t_next, abar):
         first = predict_eps(x, t)
         guess = diffusion.move(x, t, t_next, first, abar)
@@ -387,6 +421,10 @@ def renoise_step(student):
         (of(lambda a, b: b), "that is the eps of the end alone: average both"),
         (of(lambda a, b: a + b), "their mean, not their sum"),
         (of(lambda a, b: (a + b) / 2, late=False), "at the guess the time is t_next, not t"),
+        (
+            lambda model, x, t, n, abar: (model(x, t) + of_guess(model, x, t, n, abar)) / 2,
+            "now move x by that eps",
+        ),
         (again, "the second move starts from x again, not from the guess"),
     ]
 

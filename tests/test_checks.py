@@ -100,6 +100,8 @@ WRONG = {
         (lambda p, r, d, beta, z0: 1 - sigmoid(((2.0 * d - 1) * beta * (r - p - z0)).mean()), "then mean"),
         (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (r - p))).mean(), "z0 is missing"),
         (lambda p, r, d, beta, z0: SOLUTIONS["kto_loss"](p, r, d, beta, z0).detach(), "detach"),
+        (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (r - p) - z0)).mean(), "z0) first"),
+        (lambda p, r, d, beta, z0: (1 - (2.0 * d - 1) * sigmoid(beta * (r - p - z0))).mean(), "inside U"),
     ],
     "undesirable_rate": [
         (lambda x: 1 - SOLUTIONS["undesirable_rate"](x), "turn the comparison"),
@@ -113,16 +115,17 @@ WRONG = {
     ],
     "half_width": [
         (wrong_interval(1.96, 1, math.sqrt), "1.96"),
-        (lambda v: checks.metrics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
-        (lambda v: checks.metrics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
-        (lambda v: 2 * checks.metrics.interval(v)[1], "whole width"),
+        (lambda v: checks.statistics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
+        (lambda v: checks.statistics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
+        (lambda v: 2 * checks.statistics.interval(v)[1], "whole width"),
     ],
     "draw_batch": [
-        (lambda d, gamma, n, g: torch.randint(len(d), (n,), generator=g), "gamma does nothing"),
+        (lambda d, gamma, n, g: torch.randint(len(d), (n,), generator=g), "is gamma used"),
         (lambda d, gamma, n, g: SOLUTIONS["draw_batch"](d, 1 - gamma, n, g), "disliked one"),
         (only_first_liked, "most liked"),
         (always_the_same, "same"),
-        (lambda d, gamma, n, g: by_weight(d, torch.where(d, gamma, 1 - gamma), n, g), "% liked"),
+        (lambda d, gamma, n, g: SOLUTIONS["draw_batch"](d, gamma, n, None), "same generator"),
+        (lambda d, gamma, n, g: by_weight(d, torch.where(d, gamma, 1 - gamma), n, g), "class sizes"),
     ],
     "flip_labels": [
         (flips_in_place, "clone"),
@@ -172,6 +175,25 @@ WRONG = {
         (lambda n, c, liked: lines(HEADER, n, quoted(c), ["good", "bad"]), "not good"),
     ],
 }  # fmt: skip
+
+
+# answers that are right, though not those of the solutions
+ALSO_RIGHT = {
+    "loss_aversion": lambda x: torch.minimum(x, 2.25 * x),
+    "slope": lambda utility, x: torch.func.vmap(torch.func.grad(utility))(x),
+    "kto_loss": lambda p, r, d, beta, z0: sigmoid(torch.where(d, -beta, beta) * (r - p - z0)).mean(),
+    "balance": lambda a, b: 0 if min(a, b) <= 0 else 2 / (1 / a + 1 / b),
+    "half_width": lambda v: checks.statistics.interval(v)[1],
+    "draw_batch": lambda d, gamma, n, g: by_weight(
+        d, torch.where(d, gamma / d.sum(), (1 - gamma) / (~d).sum()), n, g
+    ),
+    "cautious": lambda x: -torch.exp(-x.clamp(-4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", ALSO_RIGHT)
+def test_another_right_answer_is_right(name):
+    assert EXERCISES[name](ALSO_RIGHT[name]).right, EXERCISES[name](ALSO_RIGHT[name])
 
 
 def test_there_are_twelve_exercises_or_more_and_each_has_a_solution_and_three_wrong_answers():

@@ -68,6 +68,8 @@ def test_every_command_of_the_readme_exists():
         assert (ROOT / "sd" / f"{module}.py").exists(), module
     for recipe in re.findall(r"-m sd\.train ([\w-]+)", readme):
         assert (ROOT / "sd" / "configs" / f"{recipe}.toml").exists(), recipe
+    for file in re.findall(r"\((\w[\w/.]+)\)", (ROOT / "notebooks/README.md").read_text()):
+        assert (ROOT / "notebooks" / file).exists(), file
     for picture in re.findall(r"\(((?:figures|toy|notebooks)/[^)]+)\)", readme):
         assert (ROOT / picture).exists(), picture
 
