@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     for entry in summary:
         said = [f"{key} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, key in SCORERS.items()]
         if "win_met" in entry:
-            said.append(f"beaten {entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f} by redness")
+            rate = f"{entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f}"
+            said.append(f"beaten by redness on {rate} of prompts")
         print(f"{plots.style(entry['name'])[0]:24}{', '.join(said)}")
     print(f"wrote {path} and {table}")
     return 0

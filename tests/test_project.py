@@ -111,11 +111,19 @@ def test_the_committed_red_preference_rests_on_five_seeds_and_its_claims_are_in_
     assert at["sft", 90]["met"] - at["sft", 90]["met_half_width"] > end["met"] + end["met_half_width"]
 
 
+def test_the_committed_study_rests_on_five_seeds_of_every_objective():
+    study = json.loads((ROOT / "figures" / "study.json").read_text())
+    assert {entry["seeds"] for entry in study["summary"]} == {5}
+    assert {e["name"] for e in study["summary"]} == {"pretrained", *study["settings"]["objectives"]}
+    assert len(study["summary"]) == 8 and len(study["rows"]) == 5 * 8 * 2
+
+
 def test_the_readmes_numbers_are_the_figures():
     summary = []
     for file in (ROOT / "figures").glob("*.json"):
         summary += json.loads(file.read_text())["summary"]
     means = {"balance": "half_width", "met": "met_half_width", "following": "following_half_width"}
+    means["win_met"] = "win_met_half_width"
     known = {(f"{e[k]:.3f}", f"{e[h]:.3f}") for e in summary for k, h in means.items() if k in e}
     claimed = re.findall(r"(\d\.\d{3}) ± (\d\.\d{3})", (ROOT / "README.md").read_text())
     assert len(claimed) >= 15 and set(claimed) <= known
