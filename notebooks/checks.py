@@ -453,7 +453,7 @@ def cautious(student):
     gain, loss = utilities.slope(student, x), utilities.slope(student, -x)
     if not (loss > 1.2 * gain).all():
         k = (loss - 1.2 * gain).argmin()
-        return f"at x = {x[k]:.1f} a gain weighs {gain[k]:.3f}, a loss only {loss[k]:.3f}: 1.2 times as much"
+        return f"at x = {x[k]:.1f} a gain weighs {gain[k]:.3f}, a loss {loss[k]:.3f}: less than 1.2 times it"
     start = utilities.slope(student, torch.zeros(1)).item()
     for end, what in ((8.0, "a far gain"), (-8.0, "a hopeless loss")):
         far = utilities.slope(student, torch.tensor([end])).item()
@@ -478,6 +478,8 @@ def redness(student):
         ),
         (lambda x: x.mean((1, 2, 3)) - x[:, 0].mean((1, 2)), "the sign is turned: red minus all"),
         (lambda x: x[:, 0] - x.mean(1), "the mean over rows and columns is missing"),
+        (lambda x: x[:, 0].mean((1, 2)) - x.mean(), "the mean of each image, not of the whole batch"),
+        (lambda x: x[..., 0].mean((1, 2)) - x.mean((1, 2, 3)), "channels are dimension 1, not the last one"),
     ]
     images = torch.rand(4, 3, 2, 4, generator=generator("exercise", 8))
     return compare(student, lambda x: x[:, 0].mean((1, 2)) - x.mean((1, 2, 3)), (images,), mistakes)
@@ -493,7 +495,7 @@ def feedback_csv(student):
         return f"it returns {'nothing yet' if nothing else type(text).__name__}; asked for is a str"
     rows = [row for row in csv.reader(io.StringIO(text)) if row]
     if not rows or rows.pop(0) != ["file_name", "caption", "label"]:
-        return "the first line must be file_name,caption,label"
+        return "the first line must be file_name,caption,label (a StringIO gives its text by getvalue())"
     if len(rows) != len(names):
         return f"{len(names)} images make {len(names)} rows under the header, yours has {len(rows)}"
     if any(len(row) != 3 for row in rows) or [row[1] for row in rows] != captions:

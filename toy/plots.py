@@ -31,7 +31,7 @@ STYLES = {
     "kahneman_tversky": ("Kahneman-Tversky", "#0072B2", "o", "-"),
     "linear": ("linear", "#777777", "h", (0, (1, 1))),
     "prospect_theory": ("prospect theory 1992", "#B8860B", "*", (0, (5, 1))),
-    "yours": ("yours", "#000000", "d", "-"),
+    "yours": ("yours", "#000000", "d", (0, (4, 1, 1, 1))),
 }
 LIKED, DISLIKED = ("#F0E442", "solid"), ("#AAAAAA", "dashed")  # fill and outline of the two areas
 
