@@ -31,9 +31,10 @@ figures: $(VENV)/sd
 lab: $(VENV)/notebooks
 	$(RUN) -m jupyter lab notebooks
 
-KEEP := --inplace --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True
 notebooks: $(VENV)/notebooks
-	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute $(KEEP) notebooks/*.ipynb
+	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb
 
 test: $(VENV)/dev
 	$(RUN) -m pytest
