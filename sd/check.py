@@ -21,7 +21,7 @@ def refuse_missing(index: Index, config: Config, processes: int) -> None:
         raise InputError(f"{config.objective} needs the columns {need}, and {source} has others")
     if config.objective == "smpo" and index.lowest is None:
         raise InputError(
-            f"smpo needs the columns winner_score and loser_score in {source}; diffusion_dpo does not"
+            f"smpo needs winner_score and loser_score in {source}: python -m sd.score_pairs adds them"
         )
     if not index.paired and run.mix > 0 and not index.liked:
         raise InputError(f"none of the {index.images} images in {source} is desirable")

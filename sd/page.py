@@ -109,7 +109,8 @@ def count_votes(files: list[Path], out: Path) -> Path:
             for pair, won in given.items():
                 pooled[pair].append(won)
         together = {pair: sum(won) / len(won) for pair, won in pooled.items()}
-        for judge, given in [*sorted(judges.items()), (f"all {len(judges)} judges", together)]:
+        all_of_them = [(f"all {len(judges)} judges", together)] if len(judges) > 1 else []
+        for judge, given in [*sorted(judges.items()), *all_of_them]:
             found = win_rate(torch.tensor(list(given.values())))
             rows.append((models, judge, len(given), *(found[name] for name in RATE)))
             rate, low, high = (100 * found[name] for name in RATE[:3])

@@ -294,6 +294,24 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
         torch.testing.assert_close(score, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_sd_evaluate_takes_a_scorer_with_weights(clip, images, tmp_path):
+    from sd.evaluate import evaluate
+
+    folders = {"mine": tmp_path / "mine", "base": tmp_path / "base"}
+    for name, folder in folders.items():
+        folder.mkdir()
+        rows = ["file_name,prompt,style,number,index"]
+        for k, image in enumerate(images[:2] if name == "mine" else images[1::-1]):
+            image.save(folder / f"{k}.png")
+            rows.append(f"{k}.png,{PROMPTS[0]},,0,{k}")
+        (folder / "index.csv").write_text("\n".join(rows))
+    _, scores, rows = evaluate(folders, [f"clip={clip}"], tmp_path)
+    direct = scorers.load(f"clip={clip}")(images[:2], PROMPTS[:1] * 2).double()
+    torch.testing.assert_close(scores["clip"]["mine"][0], direct, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores["clip"]["base"][0], direct.flip(0), rtol=1e-5, atol=1e-5)
+    assert [row["win_rate"] for row in rows if "win_rate" in row] == [0.5]  # the same images: a tie
+
+
 def test_redness_and_following_are_those_of_the_tiny_world():
     pixels, captions = shapes.training_set(12, seed=3)
     pixels = (255 * pixels).round() / 255
