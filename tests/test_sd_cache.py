@@ -167,7 +167,7 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
         (
             [PAIRS, "a.png,b.png,x"],
             {"objective": "smpo"},
-            "smpo needs the columns winner_score and loser_score",
+            "smpo needs winner_score and loser_score",
         ),
         ([PAIRS, "a.png,b.png,x"], {}, "diffusion_kto needs the columns file_name, caption and label"),
         (
