@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import io
+from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,17 +22,17 @@ def show(fig: plt.Figure, alt: str, handle=None) -> None:
     _display(picture, alt, handle.update if handle else display)
 
 
-def animate(fig: plt.Figure, update, frames: int, alt: str, milliseconds: int = 120) -> None:
+def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: str) -> None:
     """Display the figure's states after update(0), update(1), ... as an animated PNG, which is a still
     picture of the first where nothing moves. The last one stays for a while."""
     images = []
+    fig.set_dpi(80)
     for k in range(frames):
         update(k)
-        fig.set_dpi(60)
         fig.canvas.draw()
         images.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB").quantize(32))
     plt.close(fig)
-    picture, pauses = io.BytesIO(), [milliseconds] * (frames - 1) + [2000]
+    picture, pauses = io.BytesIO(), [120] * (frames - 1) + [2000]  # milliseconds
     images[0].save(picture, "PNG", save_all=True, append_images=images[1:], duration=pauses, loop=0)
     _display(picture, alt, display)
 
@@ -51,6 +52,6 @@ def require(*modules: str) -> None:
         )
 
 
-def _display(picture: io.BytesIO, alt: str, put) -> None:
+def _display(picture: io.BytesIO, alt: str, put: Callable) -> None:
     content = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": alt}
     put(content, raw=True, metadata={"image/png": {"alt": alt}})
