@@ -154,22 +154,25 @@ def picture(preference: str, summary: list[dict], shown: dict[str, Tensor], note
     return fig
 
 
-def main(argv: list[str] | None = None) -> int:
-    matplotlib.use("Agg")
-    parser = Parser("python -m sd.figure7", description=__doc__)
-    parser.add_argument("--preference", choices=shapes.PREFERENCES, default="red", help="what is liked (red)")
-    parser.add_argument(
-        "--seeds", type=number(0, 1000, int), default=1, metavar="N", help="how many seeds (1)"
-    )
+def make_parser(program: str, about: str, seeds: int, least: int, runs: str) -> Parser:
+    """The options that every study of the tiny pipeline has."""
+    parser = Parser(program, description=about)
+    count = number(least - 1, 1000, int)
+    parser.add_argument("--seeds", type=count, default=seeds, metavar="N", help=f"how many seeds ({seeds})")
     parser.add_argument(
         "--model", default=str(PIPELINE), metavar="DIR", help="pipeline (the committed tiny one)"
     )
     parser.add_argument(
         "--out", default="out", metavar="DIR", help="folder for the picture and numbers (out)"
     )
-    parser.add_argument(
-        "--runs", default="out/figure7", metavar="DIR", help="folder for the runs (out/figure7)"
-    )
+    parser.add_argument("--runs", default=runs, metavar="DIR", help=f"folder for the runs ({runs})")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    matplotlib.use("Agg")
+    parser = make_parser("python -m sd.figure7", __doc__, seeds=1, least=1, runs="out/figure7")
+    parser.add_argument("--preference", choices=shapes.PREFERENCES, default="red", help="what is liked (red)")
     try:
         options = parser.parse_args(argv)
         out, runs = output_folder(options.out), output_folder(options.runs, "--runs")

@@ -15,13 +15,12 @@ from tqdm import tqdm
 from sd import models, shapes
 from sd.cache import CSFT
 from sd.evaluate import evaluate
-from sd.figure7 import COMMON, OBJECTIVES, STEPS, configure, feedback, keep, kept
+from sd.figure7 import COMMON, OBJECTIVES, STEPS, configure, feedback, keep, kept, make_parser
 from sd.prompts import Prompt
 from sd.sample import sample
-from sd.tiny import GUIDANCE, PIPELINE
+from sd.tiny import GUIDANCE
 from sd.trainer import train
 from toy import plots
-from toy.__main__ import Parser, number
 from toy.errors import InputError
 from toy.files import output_folder, save_json
 from toy.statistics import interval
@@ -104,17 +103,8 @@ def picture(summary: list[dict], note: str) -> plots.plt.Figure:
 
 def main(argv: list[str] | None = None) -> int:
     matplotlib.use("Agg")
-    parser = Parser("python -m sd.study", description="Every objective on the tiny pipeline, judged.")
-    parser.add_argument(
-        "--seeds", type=number(1, 1000, int), default=5, metavar="N", help="how many seeds, from 2 (5)"
-    )
-    parser.add_argument(
-        "--model", default=str(PIPELINE), metavar="DIR", help="pipeline (the committed tiny one)"
-    )
-    parser.add_argument(
-        "--out", default="out", metavar="DIR", help="folder for the picture and numbers (out)"
-    )
-    parser.add_argument("--runs", default="out/study", metavar="DIR", help="folder for the runs (out/study)")
+    about = "Every objective on the tiny pipeline, judged; intervals need two seeds or more."
+    parser = make_parser("python -m sd.study", about, seeds=5, least=2, runs="out/study")
     try:
         options = parser.parse_args(argv)
         out, runs = output_folder(options.out), output_folder(options.runs, "--runs")
