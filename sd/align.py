@@ -10,22 +10,21 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from sd import models
-from sd.batches import Batch
 from sd.config import Config
+from sd.feedback.batches import Batch
 from toy.diffusion import add_noise, eps_between, invert, velocity
 from toy.losses import reference_point
-from toy.runs import call_loss
+from toy.objectives import LossInputs
 
 
 class Aligner:
-    """What one step computes. `policy` is trained; `unet` is the same without wrappers."""
+    """What one step computes. `unet` is trained; `policy` is the same module, wrapped by DDP if need be."""
 
     def __init__(self, pipeline: DiffusionPipeline, config: Config, accelerator: Accelerator):
         self.pipeline, self.config, self.accelerator = pipeline, config, accelerator
         self.abar = pipeline.scheduler.alphas_cumprod.float().to(accelerator.device)
         self.velocity = models.predicts_velocity(pipeline)
-        self.compares = config.objective not in ("sft", "csft")
-        self.unet, self.reference = models.policy_and_reference(pipeline.unet, config, self.compares)
+        self.unet, self.reference = models.policy_and_reference(pipeline.unet, config)
         memory = torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
         for model in filter(None, (self.unet, self.reference)):
             model.to(accelerator.device, memory_format=memory)
@@ -33,26 +32,32 @@ class Aligner:
                 model.compile()
         self.policy = accelerator.prepare_model(self.unet)
 
-    def measure(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of this process's batch, with its gradient; and what all processes saw, (1, n, 5) or for
-        pairs (2, n, 5), winners and losers: policy and reference error, desirable, score, reference point."""
-        run, desirable, score = self.config.run, batch["desirable"], batch["score"]
+    def loss(self, batch: Batch) -> tuple[Tensor, LossInputs]:
+        """The loss of this process's batch, with its gradient; and the inputs of all processes, (n,) each,
+        without gradient. The reference point is the mean reward over all of them."""
         policy_error, reference_error = self.errors(batch)
-        mine = torch.stack([policy_error.detach(), reference_error, desirable, score], -1)
-        sides = 2 if self.config.paired else 1
-        everyone = self.accelerator.gather(mine[None]).unflatten(1, (sides, -1)).transpose(0, 1).flatten(1, 2)
-        z0 = reference_point(*everyone[..., :2].flatten(0, 1).unbind(-1))
-        loss, _ = call_loss(run, run.beta, policy_error, reference_error, desirable, score, z0, watch=False)
-        return loss, torch.cat([everyone, z0.expand(*everyone.shape[:2], 1)], -1)
+        z0 = torch.zeros_like(reference_error)  # not known before all processes have met
+        inputs = LossInputs(policy_error, reference_error, batch["desirable"], batch["score"], z0)
+        everyone = self.gather(inputs)
+        z0 = reference_point(everyone.policy_error, everyone.reference_error)
+        loss, _ = self.config.run.loss(inputs._replace(z0=z0), with_metrics=False)
+        return loss, everyone._replace(z0=z0.expand_as(everyone.z0))
+
+    def gather(self, inputs: LossInputs) -> LossInputs:
+        """The inputs of all processes, without gradient."""
+        rows = torch.stack([column.detach().float() for column in inputs], -1)  # one message instead of five
+        parts = self.accelerator.gather(rows).chunk(self.accelerator.num_processes)
+        everyone = join([LossInputs(*part.unbind(-1)) for part in parts], self.config.pairs)
+        return everyone._replace(desirable=everyone.desirable > 0)
 
     def errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Denoising errors (B,) of policy and reference, at the same noisy images, in float32."""
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
         condition = {k: batch[k] for k in ("text", "pooled", "sizes") if k in batch}
-        if self.config.objective == "smpo":
-            seen = partial(models.predict_eps, condition=condition, abar=self.abar, velocity=self.velocity)
+        if self.config.run.needs.inversion:
+            predict = partial(models.predict_eps, condition=condition, abar=self.abar, velocity=self.velocity)
             with self.accelerator.autocast():
-                xt = invert(partial(seen, self.unet), x0, t, self.abar, self.config.inversion_steps)
+                xt = invert(partial(predict, self.unet), x0, t, self.abar, self.config.inversion_steps)
             eps = eps_between(xt, t, x0, self.abar)
         else:
             xt = add_noise(x0, t, eps, self.abar)
@@ -62,11 +67,11 @@ class Aligner:
         def error(unet: nn.Module) -> Tensor:
             # an autocast of its own: weights rounded without gradient must not serve a pass with gradient
             with self.accelerator.autocast():
-                out = models.predict(unet, xt, t, condition)
-            return weight * (out - target).square().mean((1, 2, 3))
+                prediction = models.predict(unet, xt, t, condition)
+            return weight * (prediction - target).square().mean((1, 2, 3))
 
         policy_error = error(self.policy)
-        if not self.compares:
+        if not self.config.run.needs.reference:
             return policy_error, policy_error.detach()
         off = nullcontext() if self.reference is not None else models.without_adapters(self.unet)
         with torch.no_grad(), off:
@@ -83,13 +88,19 @@ class Aligner:
         return batch
 
 
-def watch(config: Config, seen: list[Tensor]) -> dict[str, float]:
-    """The metrics of toy.losses over all that was seen, and the standard deviation of the rewards."""
-    policy_error, reference_error, desirable, score, z0 = torch.cat(seen, 1).flatten(0, 1).unbind(-1)
-    run = config.run
-    loss, metrics = call_loss(run, run.beta, policy_error, reference_error, desirable > 0, score, z0)
+def join(parts: list[LossInputs], pairs: bool) -> LossInputs:
+    """Several batches as one. Of pairs, each batch has its winners first, and so has the whole."""
+    sides = 2 if pairs else 1
+    columns = zip(*parts, strict=True)
+    return LossInputs(*(torch.cat([v.view(sides, -1) for v in column], 1).flatten() for column in columns))
+
+
+def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
+    """The metrics of toy.losses over several batches at once, and the standard deviation of the rewards."""
+    inputs = join(batches, config.pairs)
+    loss, metrics = config.run.loss(inputs)
     metrics = {"loss": loss} | {k: v.float().mean() for k, v in metrics.items()}
-    metrics["std_g"] = (reference_error - policy_error).std(correction=0)
+    metrics["std_g"] = (inputs.reference_error - inputs.policy_error).std(correction=0)
     return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
 
 
@@ -100,7 +111,7 @@ def advice(config: Config, metrics: dict[str, float]) -> str:
         return ""
     better = 3 * config.beta / spread
     if spread > 10:
-        weak = f"{metrics['saturated']:.0%} of examples hardly pull any more"
-        return f"beta * std(g) is {spread:.0f}: {weak}; try --beta {better:.2g}"
-    straight = "where a utility is a straight line"
+        saturated = f"{metrics['saturated']:.0%} of examples are saturated and hardly count"
+        return f"beta * std(g) is {spread:.0f}: {saturated}; try --beta {better:.2g}"
+    straight = "where any utility is a straight line"
     return f"beta * std(g) is {spread:.1g}, {straight}; try --beta {better:.2g} or more steps"

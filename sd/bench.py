@@ -1,13 +1,12 @@
-"""How fast a training step is: python -m sd.bench --model sd15, a UNet of published size with random weights.
+"""How fast a training step is, on UNets of published sizes with random weights.
 
-The real step of sd.trainer on made examples, with its loader; images per second, peak memory, and the
-share of the device's own matrix product rate, measured in the same run. No download; on a CPU the tiny size.
+This is the real step of sd.trainer with its loader, on random examples: images per second, peak memory,
+and the share of the device's own matrix product rate, measured in the same run. Nothing is downloaded.
 """
 
-import argparse
 import gc
+import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,11 +20,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd import models
-from sd.cache import Cache
 from sd.config import Config
-from sd.data import Image
+from sd.feedback.cache import Cache
+from sd.feedback.index import Row
 from sd.trainer import Trainer, make_accelerator
-from toy.__main__ import Parser, number
 from toy.errors import InputError
 
 XL = {
@@ -50,21 +48,50 @@ SIZES = {
 TOKENS = 77
 
 
+def bench(
+    model: str | None,
+    batch: int,
+    precision: str | None,
+    gradient_checkpointing: bool,
+    compile: bool,
+    seconds: float,
+) -> list[Path]:
+    """Measure full fine-tuning and LoRA, each without and with torch.compile, and print a row for each."""
+    gpu = torch.cuda.is_available()
+    size, precision = model or ("sd15" if gpu else "tiny"), precision or ("bf16" if gpu else "fp32")
+    if not gpu and SIZES[size]:
+        raise InputError(f"--model {size} needs a GPU; on a CPU use --model tiny")
+    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    print(f"{size}, batch {batch}, {precision}, torch {torch.__version__}, {name}")
+    print(f"forward pass: {forward_flop(size) / 1e12:.4f} TFLOP per image")
+    print(f"{'':18}{'images/s':>10}{'ms/step':>10}{'GB':>8}{'of matmul':>11}")
+    with tempfile.TemporaryDirectory() as out:
+        config = Config(
+            model="-", data="-", out=out, batch=batch, precision=precision, steps=10**9, save_every=10**9,
+            log_every=10**9, warmup=0, workers=4 if gpu else 0, gradient_checkpointing=gradient_checkpointing,
+        )  # fmt: skip
+        for compiled, tune in itertools.product((False, True)[: 1 + compile], ("full", "lora")):
+            rate, memory, share = measure(size, replace(config, tune=tune, compile=compiled), seconds)
+            row = f"{tune}{', compiled' if compiled else ''}"
+            print(f"{row:18}{rate:10.1f}{1000 * batch / rate:10.1f}{memory:8.1f}{share:11.2f}")
+    return []
+
+
 def make_unet(size: str) -> UNet2DConditionModel:
     if SIZES[size] is None:
-        from sd.tiny import _unet
+        from sd.tiny import build
 
-        return _unet()
+        return build.make_unet()
     return UNet2DConditionModel(**SIZES[size])
 
 
 class MadeUp:
     """An index of random examples."""
 
-    paired, images, liked, captions, lowest = False, 64, 32, 8, None
+    pairs, images, liked, captions, lowest = False, 64, 32, 8, None
 
-    def image(self, i: int) -> Image:
-        return Image("", 1 + i % (self.captions - 1), int(i < self.liked), None, i)
+    def image(self, i: int) -> Row:
+        return Row("", 1 + i % (self.captions - 1), int(i < self.liked), None, i)
 
 
 def made_up_cache(unet: UNet2DConditionModel) -> Cache:
@@ -82,7 +109,7 @@ def made_up_cache(unet: UNet2DConditionModel) -> Cache:
 
 
 def forward_flop(size: str) -> int:
-    """Floating-point operations of one image's forward pass, counted by torch without doing them."""
+    """Floating-point operations of one image's forward pass, counted by torch without computing it."""
     with torch.device("meta"):
         unet = make_unet(size)
         side, inputs = unet.config.sample_size, unet.config.in_channels
@@ -111,7 +138,7 @@ def machine_rate(precision: str) -> float:
     """FLOP/s of one large matrix product in the training precision: the median of several."""
     side = 8192 if torch.cuda.is_available() else 1024
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(side, side, device=device, dtype=models.PRECISIONS[precision])
+    a = torch.randn(side, side, device=device, dtype=models.DTYPES[precision])
     times = []
     for _ in range(12):
         synchronise()
@@ -124,7 +151,7 @@ def machine_rate(precision: str) -> float:
 
 def measure(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
     """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
-    gc.collect()  # what was measured before holds itself, and its memory
+    gc.collect()  # the models of the last row refer to themselves, and hold their memory
     torch.cuda.empty_cache()
     unet = make_unet(size)
     kind = "v_prediction" if size == "sd21" else "epsilon"
@@ -133,7 +160,7 @@ def measure(size: str, config: Config, seconds: float) -> tuple[float, float, fl
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     steps: Iterator = trainer.steps()
-    for _ in range(5):  # compiles, tunes, fills the loader
+    for _ in range(5):  # to compile, tune and fill the loader
         next(steps)
     rates = []
     before = machine_rate(config.precision)
@@ -148,50 +175,3 @@ def measure(size: str, config: Config, seconds: float) -> tuple[float, float, fl
     machine = statistics.median([before, machine_rate(config.precision)])
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
     return rate, memory, rate * passes(config) * forward_flop(size) / machine
-
-
-def main(argv: list[str] | None = None) -> int:
-    gpu = torch.cuda.is_available()
-    parser = Parser(
-        "python -m sd.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=SIZES, default="sd15" if gpu else "tiny", help="size of the UNet")
-    parser.add_argument(
-        "--batch", type=number(0, 4096, int), default=32, metavar="N", help="images per step (32)"
-    )
-    parser.add_argument("--precision", choices=models.PRECISIONS, default="bf16" if gpu else "fp32")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
-    parser.add_argument("--compile", action="store_true", help="measure with torch.compile too")
-    parser.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="for each row (20)")
-    try:
-        options = parser.parse_args(argv)
-        if not gpu and SIZES[options.model]:
-            raise InputError(f"--model {options.model} needs a GPU; on a CPU use --model tiny")
-        name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
-        print(
-            f"{options.model}, batch {options.batch}, {options.precision}, torch {torch.__version__}, {name}"
-        )
-        print(f"forward pass: {forward_flop(options.model) / 1e12:.4f} TFLOP per image")
-        print(f"{'':18}{'images/s':>10}{'ms/step':>10}{'GB':>8}{'of matmul':>11}")
-        with tempfile.TemporaryDirectory() as out:
-            config = Config(
-                model="-", data="-", out=out, batch=options.batch, precision=options.precision, steps=10**9,
-                save_every=10**9, log_every=10**9, warmup=0, workers=4 if gpu else 0,
-                gradient_checkpointing=options.gradient_checkpointing,
-            )  # fmt: skip
-            for compiled in (False, True)[: 1 + options.compile]:
-                for tune in ("full", "lora"):
-                    settings = replace(config, tune=tune, compile=compiled)
-                    rate, memory, share = measure(options.model, settings, options.seconds)
-                    row = f"{tune}{', compiled' if compiled else ''}"
-                    print(
-                        f"{row:18}{rate:10.1f}{1000 * options.batch / rate:10.1f}{memory:8.1f}{share:11.2f}"
-                    )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,50 +11,51 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from toy.errors import InputError
+from toy.files import save_folder
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep: int) -> Path:
-    """Write folder/step-N, under another name until it is whole, then drop all but the last `keep`."""
-    path = folder / f"step-{step:08d}"
-    half = folder / f".{path.name}"
-    try:
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(parents=True)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, half / "tensors.safetensors"
-        )
-        (half / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
-        for file in half.iterdir():
+    """Write folder/step-N, then remove all but the last `keep` checkpoints."""
+
+    def write(temporary: Path) -> None:
+        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(plain, temporary / "tensors.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
+        for file in temporary.iterdir():
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(half, path)
+
+    try:
+        path = save_folder(folder / f"step-{step:08d}", write)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(half, ignore_errors=True)
-        kept = latest(folder)
-        safe = f"; {kept} is kept, and the same command goes on from it" if kept else ""
-        raise InputError(f"cannot write the checkpoint {path}: {error}{safe}") from error
+        last = latest(folder)
+        safe = f"; {last} is kept: make room and run the same command again to resume from it" if last else ""
+        raise InputError(
+            f"cannot write the checkpoint of step {step} into {folder}: {error}{safe}"
+        ) from error
     for old in _all(folder)[:-keep]:
         shutil.rmtree(old)
     return path
 
 
 def latest(folder: Path) -> Path | None:
-    """The last complete checkpoint of a folder."""
+    """The last complete checkpoint in a folder, if any."""
     return _all(folder)[-1] if _all(folder) else None
 
 
 def load(path: Path, settings: dict) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of a checkpoint. Raises InputError if it is of other settings, or damaged."""
+    """Tensors and state of a checkpoint. Raises InputError if it has other settings or is damaged."""
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "tensors.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it to go on from the one before") from error
+        raise InputError(f"{path} is damaged ({error}): delete it to resume from the one before") from error
     for name, value in settings.items():
         if state["settings"].get(name) != value:
-            was = state["settings"].get(name)
-            raise InputError(f"{path} is of another run: {name} was {was}, now {value}; choose another --out")
+            theirs = state["settings"].get(name)
+            raise InputError(
+                f"{path} belongs to another run: {name} was {theirs}, now {value}; choose another --out"
+            )
     return tensors, state
 
 
@@ -77,9 +78,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     for weight, values in optimizer.state.items():
         for key, value in values.items():
             if value.shape == weight.shape and value.dtype == weight.dtype:
-                values[key] = torch.empty_like(weight).copy_(
-                    value
-                )  # in the weight's memory format, as before
+                values[key] = torch.empty_like(weight).copy_(value)  # in the weight's memory format
 
 
 def _all(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines (v1, v2, XL): loading them, asking them, what is trained of them, saving."""
+"""Stable Diffusion pipelines (v1, v2, XL): loading, encoding, predicting, preparing for training, saving."""
 
 import copy
 import hashlib
@@ -18,19 +18,19 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sd.config import Config
+from sd.config import PRECISIONS, Config
 from toy.diffusion import eps_from_velocity
 from toy.errors import InputError
 
 SD = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 KINDS = {"StableDiffusionPipeline": SD, "StableDiffusionXLPipeline": (*SD, "text_encoder_2", "tokenizer_2")}
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 Condition = dict[str, Tensor]  # text (B, L, D); for XL also pooled (B, D2) and sizes (B, 6)
 
 
 def load(folder: str | Path) -> DiffusionPipeline:
-    """The pipeline of a folder in float32, from safetensors only. Raises InputError if it is none,
-    of another kind or without one of its components."""
+    """The pipeline in a folder, in float32, from safetensors only. Raises InputError if there is none, or
+    if it is of another kind or lacks a component."""
     quiet()
     path = Path(folder)
     try:
@@ -43,12 +43,14 @@ def load(folder: str | Path) -> DiffusionPipeline:
         raise InputError(f"{path} holds a {kind}; supported are {' and '.join(KINDS)}")
     for component in KINDS[kind]:
         if not (path / component).is_dir():
-            raise InputError(f"{path} has no folder '{component}', which a {kind} needs; fetch it whole")
+            raise InputError(
+                f"{path} has no folder '{component}', which a {kind} needs; download the whole model"
+            )
         files = {file.name for file in (path / component).iterdir()}
         if component.startswith("tokenizer") and not (
             {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
         ):
-            raise InputError(f"{path / component} has no vocab.json and merges.txt; fetch it whole")
+            raise InputError(f"{path / component} has no vocab.json and merges.txt; download the whole model")
     weights = [file.name for file in (path / "unet").glob("*.safetensors*")]
     variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
     options = {"safety_checker": None, "requires_safety_checker": False} if KINDS[kind] == SD else {}
@@ -65,7 +67,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
 
 
 def quiet() -> None:
-    """No bars and warnings of the libraries: they are about themselves, and bury our own."""
+    """Silence progress bars and warnings of the libraries, which would bury our own."""
     for library in (transformers, diffusers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -85,7 +87,7 @@ def predicts_velocity(pipeline: DiffusionPipeline) -> bool:
 
 
 def encoders(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """What encodes images and captions: frozen, and not needed while cached examples are trained on."""
+    """The frozen models that encode images and captions. Training on cached examples does without them."""
     names = ("vae", "text_encoder", "text_encoder_2")
     return [getattr(pipeline, name) for name in names if hasattr(pipeline, name)]
 
@@ -118,13 +120,13 @@ def encode_images(pipeline: DiffusionPipeline, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_text(pipeline: DiffusionPipeline, captions: list[str]) -> Condition:
-    """Text (B, L, D), and for XL pooled (B, D2), as the pipeline itself would condition on them."""
+    """Text (B, L, D), and for XL pooled (B, D2), as the pipeline itself encodes captions."""
     device = next(pipeline.text_encoder.parameters()).device
     asked = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     if not is_xl(pipeline):
         return {"text": pipeline.encode_prompt(captions, **asked)[0]}
     text, _, pooled, _ = pipeline.encode_prompt(captions, **asked)
-    if pipeline.config.force_zeros_for_empty_prompt:  # so it is sampled without guidance's prompt
+    if pipeline.config.force_zeros_for_empty_prompt:  # the sampler does so for guidance
         empty = torch.tensor([not caption for caption in captions], device=device)
         text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
     return {"text": text, "pooled": pooled}
@@ -147,20 +149,19 @@ def predict(unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition) -> Ten
 def predict_eps(
     unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition, abar: Tensor, velocity: bool
 ) -> Tensor:
-    """The noise that the UNet sees in xt, whatever it predicts."""
+    """The noise eps that the UNet's prediction, eps or v, stands for."""
     out = predict(unet, xt, t, condition)
     return eps_from_velocity(out, t, xt, abar) if velocity else out
 
 
-def policy_and_reference(
-    unet: UNet2DConditionModel, config: Config, compares: bool
-) -> tuple[nn.Module, nn.Module | None]:
-    """The UNet made trainable, and its frozen copy if the objective compares; with LoRA the UNet is its
-    own reference when the adapters are switched off."""
+def policy_and_reference(unet: UNet2DConditionModel, config: Config) -> tuple[nn.Module, nn.Module | None]:
+    """The UNet made trainable, and its frozen copy if the objective needs a reference. With LoRA there is
+    no copy: the UNet with its adapters switched off is the reference."""
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if config.tune == "full":
-        reference = round_weights(copy.deepcopy(unet), config.precision) if compares else None
+        needed = config.run.needs.reference
+        reference = round_weights(copy.deepcopy(unet), config.precision) if needed else None
         return unet.requires_grad_(True).train(), reference
     round_weights(unet, config.precision)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -173,18 +174,18 @@ def policy_and_reference(
 
 
 def round_weights(unet: nn.Module, precision: str) -> nn.Module:
-    """Keep the weights of products in half precision, where autocast would round them at every use
-    anyway: half the memory, the same numbers to the bit, so that policy and reference start equal."""
+    """Keep the weights of products in half precision, to which autocast would round them at every use:
+    half the memory, and the same numbers to the bit, so that policy and reference start equal."""
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            module.to(PRECISIONS[precision])
+            module.to(DTYPES[precision])
     return unet
 
 
 @contextmanager
 def without_adapters(unet: nn.Module) -> Iterator[None]:
-    """The UNet as it was before LoRA, inside. By peft's own flag: disable_adapters() would also flip
-    requires_grad, which neither DDP nor a compiled graph expects."""
+    """A context in which the UNet is as it was before LoRA. It uses peft's own flag: disable_adapters()
+    would also flip requires_grad, which neither DDP nor a compiled graph expects."""
     layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer._disable_adapters = True
@@ -196,7 +197,7 @@ def without_adapters(unet: nn.Module) -> Iterator[None]:
 
 
 def save_weights(pipeline: DiffusionPipeline, unet: nn.Module, config: Config, out: Path) -> None:
-    """What a plain diffusers pipeline loads: the whole pipeline's folder, or the LoRA file's."""
+    """Save as a plain diffusers pipeline loads it: the whole pipeline, or the LoRA file, in a folder."""
     if config.tune == "full":
         pipeline.register_modules(unet=unet)
         pipeline.save_pretrained(out)

@@ -1,76 +1,68 @@
-"""Align Stable Diffusion: python -m sd.train RECIPE ...; on many GPUs, accelerate launch -m sd.train ...
+"""Align Stable Diffusion: python -m sd train RECIPE ...; on many GPUs, accelerate launch -m sd train ...
 
-The same command goes on after an interruption, from the last complete checkpoint, to the same weights.
+Run the same command again after an interruption: it resumes from the last complete checkpoint, to the
+same weights.
 """
 
 import json
-import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from tqdm import tqdm
 
-from sd.config import Config, read
-from toy.errors import InputError
+from sd import align, trainer
+from sd.config import Config, configure
+from toy.cli import is_main_process
 from toy.files import save_atomically
+from toy.utilities import check_utility
 
 
-def run(config: Config) -> None:
-    """Train with progress, a log, pictures and advice, and write the final weights."""
-    from sd import align, trainer  # here, so that --help does not wait for diffusers
+def train(**options) -> list[Path]:
+    """Train with the settings of a command line; the files written."""
+    return run(configure(**options))
 
+
+def run(config: Config) -> list[Path]:
+    """Train with progress, a log, pictures and advice, and write the final weights; the files written."""
+    for warning in check_utility(config.run.utility, config.utility) if is_main_process() else ():
+        print(f"warning: {warning}")
     states = trainer.train(config)
-    now = next(states).trainer
-    main = now.accelerator.is_main_process
-    log = now.out / "log.jsonl"
-    for note in now.notes:
+    live = next(states).trainer
+    main = live.accelerator.is_main_process
+    log = live.out / "log.jsonl"
+    for note in live.notes:
         print(f"data: {note}")
-    if main and now.step:
-        done = now.step == config.steps
+    if main and live.step:
+        done = live.step == config.steps
         print(
-            f"trained to step {now.step} before; "
-            + ("to go on, raise --steps" if done else "going on from there")
+            f"resuming after step {live.step}"
+            if not done
+            else f"all {live.step} steps are done; raise --steps for more"
         )
     if main:
         rows = log.read_text().splitlines(True) if log.exists() else []
-        kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= now.step]
-        save_atomically(log, lambda path: path.write_text("".join(kept)))
+        rows = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= live.step]
+        save_atomically(log, lambda path: path.write_text("".join(rows)))
     if config.tracker:
         plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
-        now.accelerator.init_trackers("diffusion-kto", plain)
-    progress = tqdm(states, "aligning", config.steps, initial=now.step, disable=not main)
-    said = ""
+        live.accelerator.init_trackers("diffusion-kto", plain)
+    progress = tqdm(states, "aligning", config.steps, initial=live.step, disable=not main)
+    last_advice = ""
     for state in progress:
         if main and config.validate_every and state.step % config.validate_every == 0:
-            now.picture(list(config.validation_prompts))
+            live.picture(list(config.validation_prompts))
         if not state.metrics:
             continue
         if config.tracker:
-            now.accelerator.log(state.metrics, state.step)
+            live.accelerator.log(state.metrics, state.step)
         if main:
             with open(log, "a") as file:
                 file.write(json.dumps({"step": state.step} | state.metrics) + "\n")
         progress.set_postfix({k: f"{state.metrics.get(k, 0):.3g}" for k in ("loss", "satisfied", "spread")})
         text = align.advice(config, state.metrics) if main and state.step >= config.steps // 4 else ""
-        if text and text[:24] != said:  # the same advice once, though its numbers change
+        if text and text[:24] != last_advice:  # the same advice once, though its numbers change
             tqdm.write(f"step {state.step}: {text}")
-            said = text[:24]
-    if main:
-        print(f"wrote {now.export()} and {log}")
-    now.accelerator.end_training()
-
-
-def main(argv: list[str] | None = None) -> int:
-    try:
-        config = read(argv, about=__doc__)
-        run(config)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nerror: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            last_advice = text[:24]
+    written = [live.export(), log] if main else []
+    live.accelerator.end_training()
+    return written

@@ -1,6 +1,9 @@
+# ruff: noqa: E402 (the first import comes before torch)
 """What several tests share: a small pretrained model, made once."""
 
-import sd  # noqa: F401 isort: skip (before torch: it makes threads share the machine)
+from toy.cli import suit_machine
+
+suit_machine()  # before torch is imported
 
 import pytest
 import torch
@@ -34,7 +37,7 @@ def pretrained(world) -> Denoiser:
 @pytest.fixture(scope="session")
 def red(tmp_path_factory):
     """A small data set of likes and pairs: 24 red images, and the same 24 as they were."""
-    from sd import shapes
+    from sd.tiny import shapes
 
     folder = tmp_path_factory.mktemp("red")
     shapes.write_feedback(folder, "red", count=24)
@@ -45,7 +48,7 @@ def red(tmp_path_factory):
 def config(red, tmp_path):
     """Makes settings of a short run on the tiny pipeline."""
     from sd.config import Config
-    from sd.tiny import PIPELINE
+    from sd.tiny.runs import PIPELINE
 
     def make(**changes):
         usual = {
@@ -66,7 +69,7 @@ def example():
     """Makes an index of rows written to a CSV beside 16 x 16 images a.png to f.png."""
     from PIL import Image
 
-    from sd.data import find_csv, open_index
+    from sd.feedback.index import find_csv, open_index
 
     def make(folder, *rows, name="feedback.csv", **options):
         for i, letter in enumerate("abcdef"):
@@ -84,7 +87,7 @@ def kinds(tmp_path_factory):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from sd import models
-    from sd.tiny import PIPELINE
+    from sd.tiny.runs import PIPELINE
 
     folder = tmp_path_factory.mktemp("kinds")
     v2 = models.load(PIPELINE)

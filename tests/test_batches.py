@@ -3,17 +3,20 @@
 import pytest
 import torch
 
-from toy.batches import batches, denoising_error
+from toy.batches import Stream, batches, denoising_error, stream_of
 from toy.data import feedback, figure6
 from toy.diffusion import add_noise, linear_schedule
 from toy.model import Denoiser, stack
+from toy.objectives import Run
 
 ABAR = linear_schedule()
 POINTS = feedback(figure6(), 400, desirable_share=0.25)
 
 
 def first(streams, size=64, n=3, references=None, feedbacks=None):
+    """The first n batches of streams (seed, gamma), where gamma None stands for pairs."""
     count = len({seed for seed, _ in streams})
+    streams = [Stream(seed, gamma is None, 0.5 if gamma is None else gamma) for seed, gamma in streams]
     references = references or stack([Denoiser()] * count)
     endless = batches(references, feedbacks or [POINTS] * count, streams, size, ABAR)
     return [next(endless) for _ in range(n)]
@@ -86,3 +89,8 @@ def test_the_unrelated_batch_is_another_one():
 @pytest.mark.parametrize("size", [1, 3])
 def test_small_and_odd_batches(size):
     assert first([(0, 0.8)], size=size)[0][0].x0.shape == (1, size, 2)
+
+
+def test_runs_that_differ_in_their_loss_only_share_a_stream():
+    assert stream_of(Run("sft", seed=3)) == stream_of(Run(beta=9.0, seed=3)) == Stream(3, False, 0.8)
+    assert stream_of(Run("smpo", gamma=0.1)) == stream_of(Run("diffusion_dpo")) == Stream(0, True, 0.5)

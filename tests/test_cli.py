@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from toy import experiments, study
+from toy import experiments, pretrained, study
 from toy.__main__ import main
 
 ROW = (
@@ -21,10 +21,10 @@ ROW = (
 @pytest.fixture
 def quick(monkeypatch):
     """The whole way with a hundredth of the work."""
-    pretrain, align, draw = study.pretrain, study.align, study.draw
+    pretrain, align, draw = pretrained.pretrain, study.align, study.draw
     monkeypatch.setattr(study, "ALIGN_STEPS", 3)
     monkeypatch.setattr(study, "SAMPLES", 50)
-    monkeypatch.setattr(study, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
+    monkeypatch.setattr(pretrained, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
     monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
     monkeypatch.setattr(
         study, "draw", lambda *arguments, **options: draw(*arguments, ddim_steps=2, **options)
@@ -126,17 +126,77 @@ def run(*arguments, **options):
     return subprocess.Popen([sys.executable, "-m", "toy", *arguments], text=True, **options)
 
 
-def test_help_reads_without_torch():
-    script = """if True:
-        import sys, toy.__main__
-        try:
-            toy.__main__.main(["--help"])
-        finally:
-            assert "torch" not in sys.modules
-    """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for command in ("figure6", "utilities", "try", "sweep", "bench"):
-        assert command in done.stdout
+COMMANDS = {
+    "toy": ["figure6", "utilities", "try x", "sweep", "bench"],
+    "sd": [
+        "train tiny",
+        "prepare x --out o",
+        "sample --model m --prompts p --out o",
+        "evaluate",
+        "score-pairs d --scorer redness",
+        "shapes red --out o",
+        "tiny --out o",
+        "figure7",
+        "study",
+        "bench",
+    ],
+}
+LOOK = """if True:
+    import importlib, runpy, sys
+
+    def look(name):
+        print("imported", name, [m for m in ("torch", "diffusers", "matplotlib") if m in sys.modules])
+        raise KeyboardInterrupt
+
+    importlib.import_module = look
+    sys.argv = sys.argv[:1] + sys.argv[2:]
+    runpy.run_module(PACKAGE, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [(p, a) for p in COMMANDS for a in COMMANDS[p]], ids=lambda v: v.split()[0]
+)
+def test_a_command_speaks_before_it_imports_anything_heavy(package, arguments):
+    """Its first line says what it does; help needs no more than that."""
+    script = LOOK.replace("PACKAGE", repr(package))
+    command = [sys.executable, "-c", script, package, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    name = arguments.split()[0]
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"python -m {package} {name}: ") and second.endswith(" []")
+    assert done.returncode == 2 and done.stderr.startswith("error: interrupted;")
+    shown = subprocess.run([*command[:4], name, "--help"], capture_output=True, text=True, check=True)
+    assert first.partition(": ")[2] in " ".join(shown.stdout.split())
+    assert "imported" not in shown.stdout
+
+
+def test_help_lists_every_command():
+    for package, commands in COMMANDS.items():
+        command = [sys.executable, "-m", package, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for name in (c.split()[0] for c in commands):
+            assert f"\n    {name}" in shown
+
+
+def test_every_command_names_a_function_that_is_there():
+    import importlib
+
+    from sd.__main__ import parser as sd_parser
+    from toy.__main__ import parser as toy_parser
+
+    for package, parser in (("toy", toy_parser), ("sd", sd_parser)):
+        for arguments in COMMANDS[package]:
+            options = vars(parser().parse_args(arguments.split()))
+            module, _, function = options.pop("function").partition(":")
+            assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_only_one_process_of_many_speaks(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["utilities", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "python -m toy utilities:" not in shown and "done in" not in shown
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")

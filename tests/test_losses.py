@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from toy import losses
-from toy.utilities import UTILITIES, kahneman_tversky, loss_averse
+from toy.utilities import UTILITIES, kahneman_tversky, loss_averse, slope
 
 CASES = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())["cases"]
 KTO = [case for case in CASES if case["objective"] == "diffusion_kto"]
@@ -37,7 +37,7 @@ def check_kto(case, loss_function=losses.diffusion_kto):
         torch.tensor(case["desirable"]),
         utility=UTILITIES[name],
         beta=case["beta"],
-        reference_point=golden_reference_point(case),
+        z0=golden_reference_point(case),
         weight_desirable=case["weight_desirable"],
         weight_undesirable=case["weight_undesirable"],
     )
@@ -60,7 +60,7 @@ def test_dpo_and_smpo_are_the_published_losses(case):
         loss, _ = losses.diffusion_dpo(*errors, beta=case["beta"])
     else:
         p = tensor(case["winner_probability"])
-        loss, _ = losses.smpo(*errors, p, beta=case["beta"], gamma=case["gamma"])
+        loss, _ = losses.smpo(*errors, p, beta=case["beta"], smpo_gamma=case["gamma"])
     loss.backward()
     torch.testing.assert_close(loss.detach(), tensor(case["loss"]), rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(policy_error.grad, tensor(case["grad_policy_error"]), rtol=1e-6, atol=1e-9)
@@ -70,7 +70,7 @@ def kto(policy_error, reference_error, desirable, *, mistake, **options):
     """diffusion_kto as people get it wrong."""
     g = reference_error - policy_error
     s = torch.where(desirable, 1.0, -1.0)
-    utility, beta, z0 = options["utility"], options["beta"], options["reference_point"]
+    utility, beta, z0 = options["utility"], options["beta"], options["z0"]
     weight = torch.where(desirable, options["weight_desirable"], options["weight_undesirable"]).to(g)
     if mistake == "mean inside U":
         return (weight * (1 - utility((s * beta * (g - z0)).mean()))).mean(), {}
@@ -132,9 +132,7 @@ def batch(n=8, seed=0):
 @pytest.mark.parametrize("name", UTILITIES)
 def test_training_raises_what_is_liked_and_lowers_what_is_not(name):
     policy, reference, desirable = batch()
-    loss, _ = losses.diffusion_kto(
-        policy, reference, desirable, utility=UTILITIES[name], beta=2.0, reference_point=0.0
-    )
+    loss, _ = losses.diffusion_kto(policy, reference, desirable, utility=UTILITIES[name], beta=2.0, z0=0.0)
     loss.backward()
     assert (policy.grad[desirable] > 0).all()  # descent lowers the error of liked examples
     assert (policy.grad[~desirable] < 0).all()
@@ -143,14 +141,14 @@ def test_training_raises_what_is_liked_and_lowers_what_is_not(name):
 def test_the_sigmoid_loss_is_one_half_where_policy_and_reference_agree():
     errors = torch.rand(8)
     z0 = losses.reference_point(errors, errors)
-    loss, metrics = losses.diffusion_kto(errors, errors, torch.rand(8) < 0.5, beta=5000.0, reference_point=z0)
+    loss, metrics = losses.diffusion_kto(errors, errors, torch.rand(8) < 0.5, beta=5000.0, z0=z0)
     assert loss.item() == 0.5 and z0.item() == 0.0
     assert metrics["slope"].item() == 0.25
 
 
 def test_the_slope_weighs_each_examples_gradient():
     policy, reference, desirable = batch()
-    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=3.0, reference_point=0.1)
+    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=3.0, z0=0.1)
     loss.backward()
     s = np.where(desirable.numpy(), 1, -1)
     x = s * 3.0 * (reference.numpy() - policy.detach().numpy() - 0.1)
@@ -172,7 +170,7 @@ def test_weights_reach_the_loss():
     policy.retain_grad()
 
     def gradient(**weights):
-        options = dict(beta=1.0, reference_point=0.0, **weights)
+        options = dict(beta=1.0, z0=0.0, **weights)
         loss, _ = losses.diffusion_kto(policy, reference, desirable, **options)
         return torch.autograd.grad(loss, policy)[0]
 
@@ -187,7 +185,7 @@ def test_a_batch_of_one_class_or_of_one_or_odd_is_fine(label, n):
     policy, reference, _ = batch(n)
     desirable = torch.full((n,), label)
     z0 = losses.reference_point(policy, reference)
-    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=4.0, reference_point=z0)
+    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=4.0, z0=z0)
     loss.backward()
     assert loss.isfinite() and policy.grad.isfinite().all()
     assert all(torch.as_tensor(value).isfinite() for value in metrics.values())
@@ -200,9 +198,9 @@ def test_half_precision_is_raised_before_arithmetic(dtype):
     policy, reference, desirable = batch()
     half, half_reference = policy.detach().to(dtype).requires_grad_(), reference.to(dtype)
     z0 = losses.reference_point(half, half_reference)
-    loss, _ = losses.diffusion_kto(half, half_reference, desirable, beta=5000.0, reference_point=z0)
+    loss, _ = losses.diffusion_kto(half, half_reference, desirable, beta=5000.0, z0=z0)
     exact, _ = losses.diffusion_kto(
-        half.double(), half_reference.double(), desirable, beta=5000.0, reference_point=z0.double()
+        half.double(), half_reference.double(), desirable, beta=5000.0, z0=z0.double()
     )
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=1e-5)
@@ -215,10 +213,10 @@ def test_leading_axes_are_independent_runs():
     policy, reference = torch.rand(2, 3, 8, generator=g)
     desirable, beta = torch.rand(3, 8, generator=g) < 0.5, torch.tensor([[1.0], [4.0], [16.0]])
     z0 = losses.reference_point(policy, reference)
-    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=beta, reference_point=z0[:, None])
+    loss, metrics = losses.diffusion_kto(policy, reference, desirable, beta=beta, z0=z0[:, None])
     for i in range(3):
         alone, watched = losses.diffusion_kto(
-            policy[i], reference[i], desirable[i], beta=beta[i].item(), reference_point=z0[i]
+            policy[i], reference[i], desirable[i], beta=beta[i].item(), z0=z0[i]
         )
         assert loss[i].item() == pytest.approx(alone.item())
         assert metrics["slope"][i].item() == pytest.approx(watched["slope"].item())
@@ -251,10 +249,33 @@ def test_dpo_is_log_two_at_the_start_and_uses_the_loss_averse_utility():
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("name", UTILITIES)
+def test_pairwise_maximises_any_utility_of_half_the_difference_of_rewards(name):
+    """Its slope at each pair is the weight of that pair, with the opposite sign for winner and loser."""
+    errors = [e.requires_grad_() for e in dpo_errors()]
+    winner, loser, winner_ref, loser_ref = errors
+    x = 0.5 * 3.0 * ((winner_ref - winner) - (loser_ref - loser)).detach()
+    loss, metrics = losses.pairwise(*errors, utility=UTILITIES[name], beta=3.0)
+    torch.testing.assert_close(loss, -UTILITIES[name](x).mean())
+    loss.backward()
+    weight = 0.5 * 3.0 * slope(UTILITIES[name], x) / len(x)
+    torch.testing.assert_close(winner.grad, weight)
+    torch.testing.assert_close(loser.grad, -weight)
+    assert metrics["slope"].item() == pytest.approx(slope(UTILITIES[name], x).mean().item())
+    assert metrics["spread"].item() == pytest.approx(x.std(correction=0).item())
+
+
+def test_pairwise_with_the_loss_averse_utility_is_diffusion_dpo():
+    errors = dpo_errors()
+    dpo, watched = losses.diffusion_dpo(*errors, beta=3.0)
+    pairs, metrics = losses.pairwise(*errors, utility=loss_averse, beta=3.0)
+    assert torch.equal(dpo, pairs) and watched == metrics
+
+
 def test_smpo_with_certain_labels_and_gamma_one_is_dpo():
     errors = dpo_errors()
     dpo, _ = losses.diffusion_dpo(*errors, beta=3.0)
-    smooth, _ = losses.smpo(*errors, torch.ones(4, dtype=torch.float64), beta=3.0, gamma=1.0)
+    smooth, _ = losses.smpo(*errors, torch.ones(4, dtype=torch.float64), beta=3.0, smpo_gamma=1.0)
     torch.testing.assert_close(dpo, smooth)
 
 
@@ -265,20 +286,18 @@ def test_smpo_learns_nothing_from_a_tie():
     assert errors[0].grad.abs().max().item() == 0.0
 
 
-def test_watching_changes_nothing_but_the_metrics():
+def test_leaving_metrics_out_changes_nothing_else():
     policy, reference, desirable = batch()
-    options = {"beta": 2.0, "reference_point": 0.1}
+    options = {"beta": 2.0, "z0": 0.1}
     watched, metrics = losses.diffusion_kto(policy, reference, desirable, **options)
-    blind, nothing = losses.diffusion_kto(policy, reference, desirable, **options, watch=False)
+    blind, nothing = losses.diffusion_kto(policy, reference, desirable, **options, with_metrics=False)
     assert watched.item() == blind.item() and metrics and nothing == {}
 
 
 def test_metrics_are_detached():
     policy, reference, desirable = batch()
     for _, metrics in (
-        losses.diffusion_kto(
-            policy, reference, desirable, utility=kahneman_tversky, beta=1.0, reference_point=0.0
-        ),
+        losses.diffusion_kto(policy, reference, desirable, utility=kahneman_tversky, beta=1.0, z0=0.0),
         losses.diffusion_dpo(policy, policy, reference, reference, beta=1.0),
         losses.sft(policy, desirable),
         losses.csft(policy),

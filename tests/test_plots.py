@@ -8,7 +8,7 @@ matplotlib.use("Agg")
 
 from toy import plots
 from toy.data import figure6, grid, liked_region
-from toy.runs import OBJECTIVES
+from toy.objectives import OBJECTIVES
 from toy.utilities import UTILITIES
 
 

@@ -68,24 +68,25 @@ def test_kto_is_the_toys_loss_on_them(aligner, name):
     made, batch = aligner(utility=name), made_batch()
     policy_error, reference_error = (e.detach() for e in made.errors(batch))
     z0 = losses.reference_point(policy_error, reference_error)
-    options = {"utility": UTILITIES[name], "beta": 30.0, "reference_point": z0}
+    options = {"utility": UTILITIES[name], "beta": 30.0, "z0": z0}
     expected, _ = losses.diffusion_kto(policy_error, reference_error, batch["desirable"], **options)
-    loss, seen = made.measure(batch)
+    loss, inputs = made.loss(batch)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(seen[0, :, 0], policy_error)
-    assert seen.shape == (1, 4, 5) and (seen[..., 4] == z0).all()
+    torch.testing.assert_close(inputs.policy_error, policy_error)
+    torch.testing.assert_close(inputs.reference_error, reference_error)
+    assert torch.equal(inputs.desirable, batch["desirable"]) and (inputs.z0 == z0).all()
 
 
 def test_at_the_start_rewards_are_zero_and_kto_is_one_half(aligner):
-    loss, seen = aligner(moved=False).measure(made_batch())
-    assert loss.item() == 0.5 and torch.equal(seen[..., 0], seen[..., 1])
+    loss, inputs = aligner(moved=False).loss(made_batch())
+    assert loss.item() == 0.5 and torch.equal(inputs.policy_error, inputs.reference_error)
 
 
 @pytest.mark.parametrize("objective", ["sft", "csft"])
 def test_sft_and_csft_need_no_reference(aligner, objective):
     made, batch = aligner(objective=objective), made_batch()
     assert made.reference is None
-    loss, _ = made.measure(batch)
+    loss, _ = made.loss(batch)
     error = made.errors(batch)[0]
     torch.testing.assert_close(loss, error[:2].mean() if objective == "sft" else error.mean())
 
@@ -94,9 +95,9 @@ def test_dpo_is_the_toys_loss_on_halves(aligner):
     made, batch = aligner(objective="diffusion_dpo"), made_batch()
     p, r = (e.detach() for e in made.errors(batch))
     expected, _ = losses.diffusion_dpo(p[:2], p[2:], r[:2], r[2:], beta=30.0)
-    loss, seen = made.measure(batch)
+    loss, inputs = made.loss(batch)
     torch.testing.assert_close(loss, expected)
-    assert seen.shape == (2, 2, 5)
+    assert [v.tolist() for v in inputs.pairs()] == [v.tolist() for v in (p[:2], p[2:], r[:2], r[2:])]
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
@@ -118,7 +119,7 @@ def test_smpo_noises_by_inversion_to_each_examples_own_t_at_any_batch_size(align
     p, r = torch.cat(p), torch.cat(r)
     probability = torch.softmax(torch.stack(batch["score"].chunk(2)), 0)[0]
     expected, _ = losses.smpo(p[:2], p[2:], r[:2], r[2:], probability, beta=30.0)
-    torch.testing.assert_close(made.measure(batch)[0], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(made.loss(batch)[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
@@ -127,7 +128,7 @@ def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
     settings = config(tune=tune, objective="smpo", precision="bf16", inversion_steps=2)
     made = align.Aligner(models.load(kinds["v1"]), settings, make_accelerator(settings))
     for _ in range(2):
-        loss, _ = made.measure(made_batch())
+        loss, _ = made.loss(made_batch())
         loss.backward()
     for name, p in made.unet.named_parameters():
         assert p.requires_grad == (p.grad is not None), name
@@ -135,9 +136,9 @@ def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
 
 def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
     made = aligner()
-    seen = [made.measure(made_batch(seed=i))[1] for i in range(3)]
-    p, r, desirable, _, z0 = torch.cat(seen, 1)[0].unbind(-1)
-    shown = align.watch(made.config, seen)
+    seen = [made.loss(made_batch(seed=i))[1] for i in range(3)]
+    p, r, desirable, _, z0 = (torch.cat(column) for column in zip(*seen, strict=True))
+    shown = align.summarise(made.config, seen)
     g = r - p
     assert shown["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
     assert shown["reward_undesirable"] == pytest.approx(g[desirable == 0].mean().item(), rel=1e-4)
@@ -150,8 +151,8 @@ def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
 @pytest.mark.parametrize(
     "spread, words",
     [
-        (40.0, "beta * std(g) is 40: 80% of examples hardly pull any more; try --beta 2.2"),
-        (0.01, "where a utility is a straight line"),
+        (40.0, "beta * std(g) is 40: 80% of examples are saturated and hardly count; try --beta 2.2"),
+        (0.01, "where any utility is a straight line"),
         (3.0, ""),
     ],
 )
@@ -163,8 +164,10 @@ def test_advice_when_beta_is_out_of_range(config, spread, words):
 
 def test_spread_is_of_what_goes_into_the_utility(aligner):
     made = aligner(objective="smpo", inversion_steps=2)
-    _, seen = made.measure(made_batch())
-    (p, r, _, score, _) = seen.flatten(0, 1).unbind(-1)
+    _, inputs = made.loss(made_batch())
+    p, r, _, score, _ = inputs
     probability = torch.sigmoid(score[:2] - score[2:])
     x = 0.5 * 30 * (20 * probability - 10) * ((r - p)[:2] - (r - p)[2:])
-    assert align.watch(made.config, [seen])["spread"] == pytest.approx(x.std(correction=0).item(), rel=1e-3)
+    assert align.summarise(made.config, [inputs])["spread"] == pytest.approx(
+        x.std(correction=0).item(), rel=1e-3
+    )

@@ -1,14 +1,15 @@
-"""sd.batches: what is random in an example follows from (seed, step, slot), and from nothing else."""
+"""sd.feedback.batches: what is random follows from (seed, step, slot), and from nothing else."""
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from sd import cache, models
-from sd.batches import Batches, draws
-from sd.data import open_index
-from sd.tiny import PIPELINE
+from sd import models
+from sd.feedback import cache
+from sd.feedback.batches import Batches, draws
+from sd.feedback.index import open_index
+from sd.tiny.runs import PIPELINE
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +21,8 @@ def pipeline():
 def batches(config, pipeline, red, tmp_path):
     def make(process=0, **changes):
         settings = config(**changes)
-        index = open_index(red / ("pairs.csv" if settings.paired else "feedback.csv"), tmp_path)
-        examples = cache.prepare(settings, pipeline, index, tmp_path, Accelerator())
+        index = open_index(red / ("pairs.csv" if settings.pairs else "feedback.csv"), tmp_path)
+        examples = cache.build(settings, pipeline, index, tmp_path, Accelerator())
         return Batches(examples, settings, 1000, process)
 
     return make

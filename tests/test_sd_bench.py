@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sd import bench
+from sd.__main__ import main
 
 
 @pytest.mark.parametrize(
@@ -20,13 +21,13 @@ def test_a_forward_pass_costs_what_is_known(size, tflop):
 
 
 def test_the_command_prints_a_row_for_full_and_lora(capsys):
-    assert bench.main(["--model", "tiny", "--batch", "2", "--seconds", "0.1"]) == 0
+    assert main(["bench", "--model", "tiny", "--batch", "2", "--seconds", "0.1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[3:]] == ["full", "lora"]
-    assert all(0 < float(line.split()[-1]) < 2 for line in lines[3:])
+    assert [line.split()[0] for line in lines[4:-1]] == ["full", "lora"]
+    assert all(0 < float(line.split()[-1]) < 2 for line in lines[4:-1])
 
 
 def test_what_cannot_be_is_refused(capsys):
-    assert bench.main(["--model", "sd99"]) == 2 and "invalid choice: 'sd99'" in capsys.readouterr().err
+    assert main(["bench", "--model", "sd99"]) == 2 and "invalid choice: 'sd99'" in capsys.readouterr().err
     if not torch.cuda.is_available():
-        assert bench.main(["--model", "sd15"]) == 2 and "needs a GPU; on a CPU" in capsys.readouterr().err
+        assert main(["bench", "--model", "sd15"]) == 2 and "needs a GPU; on a CPU" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""sd.cache, sd.store, sd.check: images and captions encoded once, kept or made anew, and checked."""
+"""sd.feedback.cache, store and check: images and captions encoded once, kept or made anew, and checked."""
 
 from multiprocessing.reduction import ForkingPickler
 
@@ -8,10 +8,12 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from sd import cache, check, models, store
-from sd.data import open_index
-from sd.tiny import PIPELINE
+from sd import models
+from sd.feedback import cache, check, store
+from sd.feedback.index import open_index
+from sd.tiny.runs import PIPELINE
 from toy.errors import InputError
+from toy.objectives import OBJECTIVES
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +27,9 @@ def prepare(config, pipeline, red, tmp_path):
 
     def make(data=red, **changes):
         settings = config(data=str(data), **changes)
-        name = "pairs.csv" if settings.paired else "feedback.csv"
+        name = "pairs.csv" if settings.pairs else "feedback.csv"
         index = open_index(data / name, tmp_path, settings.intersections)
-        return cache.prepare(settings, pipeline, index, tmp_path, Accelerator()), settings
+        return cache.build(settings, pipeline, index, tmp_path, Accelerator()), settings
 
     return make
 
@@ -59,7 +61,9 @@ def test_flipped_images_are_encoded_beside(prepare, pipeline):
 def test_csft_has_each_caption_with_both_prefixes_and_the_empty_one_bare(prepare, pipeline):
     made, _ = prepare(objective="csft")
     bad, good = made.texts["text"][1]
-    asked = models.encode_text(pipeline, [p + made.index.caption(1) for p in cache.CSFT])["text"]
+    asked = models.encode_text(pipeline, [p + made.index.caption(1) for p in OBJECTIVES["csft"].captions])[
+        "text"
+    ]
     np.testing.assert_allclose(bad, asked[0], atol=5e-3)
     np.testing.assert_allclose(good, asked[1], atol=5e-3)
     assert np.array_equal(made.texts["text"][0, 0], made.texts["text"][0, 1])
@@ -132,7 +136,7 @@ def test_unreadable_images_are_named_or_left_out(prepare, pipeline, broken):
     made, settings = prepare(broken, skip_unreadable=True)
     check.refuse_unusable(made, settings)
     lines = check.report(made, pipeline)
-    assert lines[0] == "2 desirable, 3 undesirable images, 1 captions"
+    assert lines[0] == "2 liked and 3 disliked images, 1 captions"
     assert "2 images cannot be read and are left out: c.png (row 4), d.png (row 5)" in lines
     assert [made.usable(i) for i in range(5)] == [True, False, True, False, True]
 
@@ -161,9 +165,13 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
 @pytest.mark.parametrize(
     "rows, changes, words",
     [
-        ([FEEDBACK, "a.png,x,liked"], {}, "none of the 1 images in .* is undesirable; sft alone needs none"),
+        (
+            [FEEDBACK, "a.png,x,liked"],
+            {},
+            "is disliked; only sft, or --gamma 1, needs none",
+        ),
         ([FEEDBACK, "a.png,x,liked"], {"objective": "sft"}, None),
-        ([FEEDBACK, "a.png,x,disliked"], {"objective": "sft"}, "none of the 1 images in .* is desirable"),
+        ([FEEDBACK, "a.png,x,disliked"], {"objective": "sft"}, "none of the 1 images in .* is liked"),
         (
             [PAIRS, "a.png,b.png,x"],
             {"objective": "smpo"},
@@ -178,7 +186,7 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
         (
             [FEEDBACK, "a.png,x,1", "b.png,x,0"],
             {"batch": 1},
-            "one example's own reward is no reference point",
+            "a batch of 1 cannot provide a reference point",
         ),
         ([FEEDBACK, "a.png,x,1", "b.png,x,0"], {"batch": 1, "reference_point": "none"}, None),
     ],
@@ -194,7 +202,7 @@ def test_what_an_objective_cannot_learn_from_is_refused(example, config, tmp_pat
 def test_a_class_of_which_nothing_can_be_read_is_refused(prepare, broken):
     for name in "be":
         (broken / f"{name}.png").write_text("no image")
-    with pytest.raises(InputError, match="no image of one class can be read"):
+    with pytest.raises(InputError, match=r"no image of one class in .* can be read"):
         check.refuse_unusable(*prepare(broken, skip_unreadable=True))
 
 

@@ -5,10 +5,17 @@ import tomllib
 
 import pytest
 
-from sd.config import RECIPES, Config, option, read
+from sd.__main__ import parser
+from sd.config import RECIPES, Config, configure, option
 from toy.errors import InputError
 
 PLACES = ["--model", "m", "--data", "d", "--out", "o"]
+
+
+def read(arguments):
+    """The settings of a command line of `sd train`."""
+    options = vars(parser().parse_args(["train", *arguments]))
+    return configure(**{k: v for k, v in options.items() if k not in ("function", "resumes", "first_line")})
 
 
 def test_options_override_the_recipe_and_the_rest_is_default(tmp_path):
@@ -25,9 +32,11 @@ def test_options_override_the_recipe_and_the_rest_is_default(tmp_path):
 def test_every_setting_is_an_option_with_a_word_of_help(capsys):
     with pytest.raises(SystemExit):
         read(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    text = " ".join(shown.split())
     for f in dataclasses.fields(Config):
-        assert option(f.name) in text and f.metadata["help"].replace("\n", " ")[:20] in text, f.name
+        assert option(f.name) in text and f.metadata["help"][:20] in text, f.name
+        assert f"\n{f.metadata['group']}:\n" in shown or not f.metadata["group"]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -44,9 +53,9 @@ def test_the_recipe_of_the_paper_says_what_the_paper_says():
 
 
 def test_sft_draws_desirable_examples_only():
-    assert read([*PLACES, "--objective", "sft"]).run.mix == 1.0
-    assert read([*PLACES, "--objective", "csft"]).run.mix == 0.8
-    assert read([*PLACES, "--objective", "smpo"]).paired
+    assert read([*PLACES, "--objective", "sft"]).run.gamma == 1.0
+    assert read([*PLACES, "--objective", "csft"]).run.gamma == 0.8
+    assert read([*PLACES, "--objective", "smpo"]).pairs
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,10 @@ def test_sft_draws_desirable_examples_only():
         (["--step", "4"], "unrecognized arguments: --step"),
         (["--ema", "1"], "--ema must be at least 0 and below 1"),
         (["--weight-desirable", "-1"], "--weight-desirable must be at least 0"),
-        (["--objective", "csft", "--utility", "linear"], "--utility is for diffusion_kto; csft has none"),
+        (
+            ["--objective", "csft", "--utility", "linear"],
+            "--utility is for objectives that have one; csft has none",
+        ),
         (["--clip", "0"], "--clip must be above 0"),
         (["--weight-decay", "-1"], "--weight-decay must be at least 0"),
         (["--lr", "0"], "--lr must be above 0"),

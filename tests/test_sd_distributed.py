@@ -49,7 +49,7 @@ def main(told):
 def two(tmp_path_factory, red):
     """What two processes found: (folder, config)."""
     from sd.config import Config
-    from sd.tiny import PIPELINE
+    from sd.tiny.runs import PIPELINE
 
     out = tmp_path_factory.mktemp("two")
     config = {"model": str(PIPELINE), "data": str(red), "out": str(out), "cache": str(out / "cache")}

@@ -1,4 +1,4 @@
-"""sd.evaluate: from folders of images to means, win rates and tables."""
+"""sd.judging.evaluate: from folders of images to means, win rates and tables."""
 
 import csv
 import json
@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from sd import evaluate, scorers, tables
-from sd.folders import read_samples
+from sd.__main__ import main
+from sd.judging import evaluate, scorers
+from sd.judging import markdown as tables
+from sd.judging.samples import read_samples
 from toy.statistics import interval
 
 PROMPTS = [("a fox", "photo"), ("a cat", "anime"), ("a dog", "photo")]
@@ -42,7 +44,7 @@ def ask(tmp_path):
     def run(*more, **folders):
         images = [f"{name}={place}" for name, place in folders.items()]
         out = ["--out", str(tmp_path / "out")]
-        return evaluate.main(["--images", *images, *out, *(more or ["--scorers", "redness"])])
+        return main(["evaluate", "--images", *images, *out, *(more or ["--scorers", "redness"])])
 
     return run
 
@@ -75,7 +77,7 @@ def test_a_second_time_nothing_is_scored_again_and_results_are_the_same(ask, fol
     folders = {"a": folder("a", A), "b": folder("b", B)}
     ask(**folders)
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(scorers, "load", lambda *_: pytest.fail("a scorer was loaded"))
+    monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("a scorer was loaded"))
     assert ask(**folders) == 0
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
@@ -96,7 +98,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_scores(ask, folder, tmp_p
             return found + 1e-3 * found.mean()
 
     monkeypatch.setattr(evaluate, "BATCH", 2)
-    monkeypatch.setattr(scorers, "load", lambda *_: Rounding())
+    monkeypatch.setattr(evaluate, "load", lambda *_: Rounding())
     folders = {"a": folder("a", A), "b": folder("b", B)}
     ask(**folders)
     assert len(calls) == 10  # 5 batches of each model
@@ -104,7 +106,7 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_scores(ask, folder, tmp_p
     (tmp_path / "out/scores.csv").unlink()
     calls.clear()
     monkeypatch.setattr(Rounding, "stop", 8)
-    assert ask(**folders) == 2 and "the same command goes on" in capsys.readouterr().err
+    assert ask(**folders) == 2 and "run the same command again to resume" in capsys.readouterr().err
     log = tmp_path / "out/scores.csv"
     log.write_bytes(log.read_bytes()[:-30])  # cut in the middle of a line
     calls.clear()
@@ -124,11 +126,11 @@ def test_an_image_that_changed_is_scored_again(ask, folder, tmp_path):
 def test_folders_must_have_as_many_images_of_the_same_prompts(ask, folder, capsys):
     a = folder("a", A)
     others = {
-        "a has 3 images of 'a fox', but b has 2 of 'a dog'; all need as many": folder(
+        "a has 3 images of 'a fox', but b has 2 of 'a dog'; all need the same number": folder(
             "b", [*A[:2], A[2][:2]]
         ),
         "a has 3 images of 'a fox', but b has 2 of 'a fox'": folder("c", [row[:2] for row in A]),
-        "a and b have other prompts: number 1 is 'a cat' (anime) and 'a cow' (anime)": folder(
+        "a and b have different prompts: number 1 is 'a cat' (anime) and 'a cow' (anime)": folder(
             "d", A, [PROMPTS[0], ("a cow", "anime"), PROMPTS[2]]
         ),
         "a has 3 prompts, and b 2": folder("e", A[:2], PROMPTS[:2]),
@@ -152,7 +154,7 @@ def test_a_damaged_image_is_named_and_what_was_scored_is_kept(ask, folder, tmp_p
     folders = {"a": folder("a", A), "b": folder("b", B)}
     (folders["b"] / "2-1.png").write_bytes((folders["b"] / "2-1.png").read_bytes()[:40])
     assert ask(**folders) == 2
-    assert "2-1.png is damaged, or no image" in capsys.readouterr().err
+    assert "2-1.png is damaged or not an image" in capsys.readouterr().err
     assert (tmp_path / "out/scores.csv").read_text().count("\n") == 1 + 15
 
 
@@ -163,7 +165,7 @@ def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
         def __call__(self, images, prompts):
             return torch.full((len(images),), torch.nan)
 
-    monkeypatch.setattr(scorers, "load", lambda *_: Broken())
+    monkeypatch.setattr(evaluate, "load", lambda *_: Broken())
     assert ask(a=folder("a", A), b=folder("b", B)) == 2
     assert "broken gives" in capsys.readouterr().err
 
@@ -174,7 +176,7 @@ def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
         (["--images", "a", "--scorers", "redness"], "--images a: name each model, as in kto="),
         (["--images", "a={a}", "a={a}", "--scorers", "redness"], "two folders named a"),
         (["--images", "a={a}/..", "--scorers", "redness"], "no index.csv in"),
-        (["--images", "a={a}", "--scorers", "beauty"], "unknown scorer 'beauty'; there are redness"),
+        (["--images", "a={a}", "--scorers", "beauty"], "unknown scorer 'beauty': use one of redness"),
         (["--images", "a={a}", "--scorers", "following"], "not 'a fox'"),
         (["--images", "a={a}", "--scorers", "clip=x", "clip=y"], "names one twice"),
         (["--images", "a={a}"], "--images and --scorers are needed, or --votes"),
@@ -183,7 +185,7 @@ def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
 def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, said):
     place = str(folder("a", A))
     out = ["--out", str(tmp_path / "out")]
-    assert evaluate.main([a.replace("{a}", place) for a in arguments] + out) == 2
+    assert main(["evaluate", *(a.replace("{a}", place) for a in arguments), *out]) == 2
     error = capsys.readouterr().err.split("\r")[-1]  # after what a progress bar wrote
     assert said in error and error.count("\n") == 1 and error.startswith("error: ")
 
@@ -201,7 +203,7 @@ def test_scores_are_all_that_memory_holds(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluate, "_open", lambda path, real=evaluate._open: opened.append(path) or real(path)
     )
-    monkeypatch.setattr(scorers, "load", lambda *_: watched)
+    monkeypatch.setattr(evaluate, "load", lambda *_: watched)
     (tmp_path / "out").mkdir()
     samples = {"a": read_samples(folder("a", A))}
     evaluate.score(samples, ["redness"], tmp_path / "out")

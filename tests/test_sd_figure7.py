@@ -1,4 +1,4 @@
-"""sd.figure7: one user's taste, taught by each objective and measured in pictures."""
+"""sd.tiny.figure7: one user's taste, taught by each objective and measured in pictures."""
 
 import json
 import math
@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from sd import figure7, shapes
-from sd.tiny import PIPELINE
+from sd.__main__ import main
+from sd.tiny import figure7, runs, shapes
+from sd.tiny.runs import PIPELINE
 
 
 def test_measures_tell_what_was_preferred_from_what_was_not():
@@ -23,10 +24,11 @@ def test_measures_tell_what_was_preferred_from_what_was_not():
 
 
 def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(figure7, "STEPS", {"red": 90, "large": 5})
-    monkeypatch.setattr(figure7, "prompts", lambda preference: [s.caption for s in shapes.OPEN_SIZE[:12]])
+    monkeypatch.setitem(runs.STEPS, "large", 5)
+    monkeypatch.setattr(shapes, "prompts", lambda preference: [s.caption for s in shapes.OPEN_SIZE[:12]])
     monkeypatch.setattr(figure7, "draw", partial(figure7.draw, steps=2))
-    monkeypatch.setattr(figure7, "OBJECTIVES", {k: v | {"batch": 2} for k, v in figure7.OBJECTIVES.items()})
+    for name in figure7.COMPARED:
+        monkeypatch.setitem(runs.OBJECTIVES, name, runs.OBJECTIVES[name] | {"batch": 2})
     arguments = [
         "--preference",
         "large",
@@ -37,20 +39,20 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
         "--runs",
         str(tmp_path / "r"),
     ]
-    assert figure7.main(arguments) == 0
+    assert main(["figure7", *arguments]) == 0
     found = json.loads((tmp_path / "o/figure7-large.json").read_text())
     assert {(r["name"], r["seed"], r["step"]) for r in found["rows"]} == {
-        (name, seed, step) for name in figure7.OBJECTIVES for seed in (0, 1) for step in range(6)
+        (name, seed, step) for name in figure7.COMPARED for seed in (0, 1) for step in range(6)
     }
     assert (tmp_path / "o/figure7-large.png").stat().st_size > 10_000
     assert "share of large shapes" in capsys.readouterr().out
     monkeypatch.setattr(figure7, "train", lambda config: pytest.fail("trained again"))
-    assert figure7.main(arguments) == 0
+    assert main(["figure7", *arguments]) == 0
 
 
 def test_summaries_are_means_with_their_interval():
     rows = [
-        {"name": "sft", "seed": s, "step": 5, "met": v, "following": 1.0}
+        {"name": "sft", "seed": s, "step": 5, "met": v, "following": 1.0, "spread": None}
         for s, v in enumerate((0.1, 0.2, 0.3))
     ]
     [entry] = figure7.summarise(rows)
@@ -62,8 +64,9 @@ def test_summaries_are_means_with_their_interval():
 
 def test_a_model_that_is_not_there_is_named(tmp_path, capsys):
     assert (
-        figure7.main(["--model", str(tmp_path), "--runs", str(tmp_path / "r"), "--out", str(tmp_path)]) == 2
+        main(["figure7", "--model", str(tmp_path), "--runs", str(tmp_path / "r"), "--out", str(tmp_path)])
+        == 2
     )
     assert "is no folder of a diffusers pipeline" in capsys.readouterr().err
-    assert figure7.main(["--seeds", "0"]) == 2 and "out of range" in capsys.readouterr().err
+    assert main(["figure7", "--seeds", "0"]) == 2 and "out of range" in capsys.readouterr().err
     assert PIPELINE.is_dir()

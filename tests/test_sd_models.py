@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from safetensors.torch import load_file
 
 from sd import models
-from sd.sample import draw
-from sd.tiny import PIPELINE
+from sd.draw import draw
+from sd.tiny.runs import PIPELINE
 from toy.errors import InputError
 
 LATENT = (2, 4, 8, 8)
@@ -70,9 +70,7 @@ def test_an_empty_prompt_of_xl_is_zeros_as_the_pipeline_samples_it(kinds):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_policy_and_reference_start_equal_to_the_bit(pipeline, config, tune, precision):
-    policy, reference = models.policy_and_reference(
-        pipeline.unet, config(tune=tune, precision=precision), True
-    )
+    policy, reference = models.policy_and_reference(pipeline.unet, config(tune=tune, precision=precision))
     c, xt, t = condition(pipeline, ["a red circle", ""]), normal(*LATENT), torch.tensor([10, 900])
 
     def out(unet):
@@ -94,7 +92,7 @@ def test_policy_and_reference_start_equal_to_the_bit(pipeline, config, tune, pre
 
 def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
     unet = models.load(PIPELINE).unet
-    models.policy_and_reference(unet, config(tune="lora"), True)
+    models.policy_and_reference(unet, config(tune="lora"))
     before = {n for n, p in unet.named_parameters() if p.requires_grad}
     for n, p in unet.named_parameters():
         if "lora_B" in n:
@@ -117,7 +115,7 @@ def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
 def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tune, tmp_path):
     settings = config(tune=tune)
     folder = pipeline.config._name_or_path
-    unet, _ = models.policy_and_reference(pipeline.unet, settings, True)
+    unet, _ = models.policy_and_reference(pipeline.unet, settings)
     for i, p in enumerate(p for p in unet.parameters() if p.requires_grad):
         p.data += 0.05 * normal(*p.shape, seed=i)
     prompts = ["a red circle on a gray background"]

@@ -1,4 +1,4 @@
-"""sd.page: a page in one file, that does not tell who is who while one votes; and its votes, counted."""
+"""sd.judging.page: a page in one file, with a blind vote; and its votes, counted."""
 
 import base64
 import csv
@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from sd import evaluate, page
-from sd.folders import Samples
-from sd.prompts import Prompt
+from sd.__main__ import main
+from sd.judging import evaluate, page
+from sd.judging.prompts import Prompt
+from sd.judging.samples import Samples
 
 MODELS = ("mymodel", "otherone", "thirdone")
 
@@ -118,7 +119,7 @@ def test_votes_become_win_rates_by_judge_and_together(written, tmp_path, capsys)
     key = [row for row in key_of(tmp_path) if row["other"] == "otherone"]  # 3 pairs
     a = vote(tmp_path / "a.csv", key, 'Ann, ""A""', ["first", "first", "other"])
     b = vote(tmp_path / "b.csv", key, "Bob", ["first", "other"])
-    assert evaluate.main(["--votes", a, b, b, "--out", str(tmp_path)]) == 0  # Bob's twice: no matter
+    assert main(["evaluate", "--votes", a, b, b, "--out", str(tmp_path)]) == 0  # Bob's twice: no matter
     said = capsys.readouterr().out
     rows = {r["judge"]: r for r in csv.DictReader((tmp_path / "votes.csv").read_text().splitlines())}
     assert {judge: float(row["win_rate"]) for judge, row in rows.items()} == pytest.approx(
@@ -135,10 +136,13 @@ def test_votes_become_win_rates_by_judge_and_together(written, tmp_path, capsys)
     ("change", "said"),
     [
         (lambda text: text.replace("judge", "who"), "a.csv has no column judge"),
-        (lambda text: re.sub(r"\n\w+", "\n0123", text), "a.csv, row 2: pair .* is not of the page in"),
+        (
+            lambda text: re.sub(r"\n\w+", "\n0123", text),
+            "row 2: pair .* does not belong to the page in",
+        ),
         (
             lambda text: re.sub(r"\w+\n", "x\n", text).replace("x", "chosen", 1),
-            "chosen 'x' is no image of pair",
+            "chosen 'x' is not an image of pair",
         ),
         (lambda text: text.splitlines()[0], "no votes in .*a.csv"),
     ],
@@ -146,10 +150,10 @@ def test_votes_become_win_rates_by_judge_and_together(written, tmp_path, capsys)
 def test_votes_of_something_else_are_refused(written, tmp_path, capsys, change, said):
     file = vote(tmp_path / "a.csv", key_of(tmp_path), "Ann", ["first", "other"])
     (tmp_path / "a.csv").write_text(change((tmp_path / "a.csv").read_text()))
-    assert evaluate.main(["--votes", file, "--out", str(tmp_path)]) == 2
+    assert main(["evaluate", "--votes", file, "--out", str(tmp_path)]) == 2
     assert re.search(said, capsys.readouterr().err)
 
 
 def test_votes_need_the_key_beside_the_page(tmp_path, capsys):
-    assert evaluate.main(["--votes", "x.csv", "--out", str(tmp_path)]) == 2
+    assert main(["evaluate", "--votes", "x.csv", "--out", str(tmp_path)]) == 2
     assert "no vote-key.csv in" in capsys.readouterr().err

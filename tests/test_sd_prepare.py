@@ -1,4 +1,4 @@
-"""sd.prepare: Pick-a-Pic's comparisons become images, pairs.csv and feedback.csv."""
+"""sd.feedback.prepare: Pick-a-Pic's comparisons become images, pairs.csv and feedback.csv."""
 
 import csv
 import io
@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from sd import prepare
-from sd.data import open_index
+from sd.__main__ import main
+from sd.feedback import prepare
+from sd.feedback.index import open_index
 from toy.errors import InputError
 
 
@@ -51,11 +52,12 @@ def write(path, comparisons=COMPARISONS):
     return path
 
 
-def test_comparisons_become_pairs_and_each_image_one_row(tmp_path):
+def test_comparisons_become_pairs_and_each_image_one_row(tmp_path, capsys):
     write(tmp_path / "source/train-0.parquet")
     out = tmp_path / "out"
     out.mkdir()
-    assert prepare.prepare(str(tmp_path / "source"), out) == {"pairs": 3, "ties": 2, "unusable": 2}
+    prepare.prepare(str(tmp_path / "source"), out)
+    assert "3 pairs; left out 2 ties and 2 comparisons" in capsys.readouterr().out
     pairs = [(p["winner"][10:-4], p["loser"][10:-4], p["caption"]) for p in rows(out / "pairs.csv")]
     assert pairs == [
         ("red", "blue", "a cat"),
@@ -95,7 +97,7 @@ def test_a_saved_dataset_gives_the_same(tmp_path):
         assert (tmp_path / "saved-out" / file).read_text() == (tmp_path / "source-out" / file).read_text()
 
 
-def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
+def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch, capsys):
     write(tmp_path / "source/0.parquet")
     write(tmp_path / "source/1.parquet", [comparison("blue", "red", 1.0)])
     out = tmp_path / "out"
@@ -112,19 +114,21 @@ def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare(str(tmp_path / "source"), out)
     assert not (out / "pairs.csv").exists()
-    assert prepare.prepare(str(tmp_path / "source"), out)["pairs"] == 4
+    prepare.prepare(str(tmp_path / "source"), out)
+    assert "4 pairs;" in capsys.readouterr().out
     assert len(taken) == 9  # the first file was not taken again
     monkeypatch.chdir(tmp_path)
-    again = prepare.prepare("source", out)  # by another name
-    assert again["pairs"] == 4 and len(rows(out / "pairs.csv")) == 4
+    prepare.prepare("source", out)  # by another name
+    assert "4 pairs;" in capsys.readouterr().out and len(rows(out / "pairs.csv")) == 4
     split = {r["file_name"][10:-4]: r["split"] for r in rows(out / "feedback.csv")}
     assert split["red"] == "intersections"
 
 
-def test_names_that_would_leave_the_folder_are_not_used(tmp_path):
+def test_names_that_would_leave_the_folder_are_not_used(tmp_path, capsys):
     write(tmp_path / "a.parquet", [comparison("red", "blue", 1.0, image_0_uid="../../evil")])
     (tmp_path / "out").mkdir()
-    assert prepare.prepare(str(tmp_path / "a.parquet"), tmp_path / "out")["unusable"] == 1
+    prepare.prepare(str(tmp_path / "a.parquet"), tmp_path / "out")
+    assert "and 1 comparisons without label or image" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*evil*"))
 
 
@@ -132,7 +136,7 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     with pytest.raises(InputError, match="no parquet or arrow file in"):
         prepare.prepare(str(tmp_path), tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"not parquet")
-    assert prepare.main([str(tmp_path / "bad.parquet"), "--out", str(tmp_path / "o")]) == 2
+    assert main(["prepare", str(tmp_path / "bad.parquet"), "--out", str(tmp_path / "o")]) == 2
     assert "bad.parquet cannot be read" in capsys.readouterr().err
     write(tmp_path / "less.parquet", [{"caption": "x"}])
     with pytest.raises(InputError, match=r"less\.parquet has no column jpg_0, jpg_1"):

@@ -1,10 +1,10 @@
-"""sd.prompts: the forms in which prompts come."""
+"""sd.judging.prompts: the forms in which prompts come."""
 
 import re
 
 import pytest
 
-from sd.prompts import Prompt, read_prompts
+from sd.judging.prompts import Prompt, read_prompts
 from toy.errors import InputError
 
 

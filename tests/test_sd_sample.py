@@ -1,4 +1,4 @@
-"""sd.sample: folders of images that can be compared, model with model, image by image."""
+"""sd.judging.sample: folders of images that can be compared, model with model, image by image."""
 
 import csv
 
@@ -7,9 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sd import models, sample
-from sd.prompts import Prompt
-from sd.tiny import PIPELINE
+from sd import draw as drawing
+from sd import models
+from sd.__main__ import main
+from sd.judging import sample
+from sd.judging.prompts import Prompt
+from sd.tiny.runs import PIPELINE
 from sd.trainer import train
 
 PROMPTS = "a red circle on a gray background\na blue square on a white background\n" * 2
@@ -24,7 +27,7 @@ def ask(tmp_path):
         options = {"--model": model, "--prompts": tmp_path / "prompts.txt", "--out": tmp_path / out}
         flat = [str(part) for option in options.items() for part in option]
         few = ["--count", "2", "--steps", "2", "--guidance", "3", "--batch", "3"]
-        return sample.main([*flat, *few, *more]), tmp_path / out
+        return main(["sample", *flat, *few, *more]), tmp_path / out
 
     return run
 
@@ -41,7 +44,7 @@ def test_a_folder_of_images_says_what_each_shows(ask, capsys):
     assert {r["file_name"] for r in rows} == set(bytes_of(out))
     with Image.open(out / rows[2]["file_name"]) as image:
         assert image.size == (32, 32)
-        said = {"prompt": "a blue square on a white background", "seed": "3", "model": "tiny-pipeline"}
+        said = {"prompt": "a blue square on a white background", "seed": "3", "model": "pipeline"}
         assert rows[2]["prompt"] == said["prompt"] and image.text == said
 
 
@@ -53,7 +56,7 @@ def pixels(path):
 def test_each_image_has_a_noise_of_its_own_the_same_for_every_model_and_batch(ask):
     whole, parts = ask("a", "--batch", "8")[1], ask("b", "--batch", "3")[1]
     prompts = [prompt for prompt in PROMPTS.splitlines() for _ in range(2)]
-    drawn = sample.draw(models.load(PIPELINE), prompts, steps=2, guidance=3)
+    drawn = drawing.draw(models.load(PIPELINE), prompts, steps=2, guidance=3)
     for folder in (whole, parts):
         found = torch.stack([pixels(path) for path in sorted(folder.glob("*.png"))])
         assert (found - drawn).abs().max() < 1.5 / 255  # rounded to bytes; batches differ by rounding
@@ -62,7 +65,7 @@ def test_each_image_has_a_noise_of_its_own_the_same_for_every_model_and_batch(as
 
 def test_an_interrupted_command_goes_on_to_the_same_images(ask, monkeypatch, capsys):
     whole = bytes_of(ask("whole")[1])
-    draw, calls = sample._draw, []
+    draw, calls = sample.draw_batch, []
 
     def interrupted(*arguments):
         calls.append(arguments)
@@ -70,9 +73,9 @@ def test_an_interrupted_command_goes_on_to_the_same_images(ask, monkeypatch, cap
             raise KeyboardInterrupt
         return draw(*arguments)
 
-    monkeypatch.setattr(sample, "_draw", interrupted)
+    monkeypatch.setattr(sample, "draw_batch", interrupted)
     code, out = ask("parts")
-    assert code == 2 and "the same command goes on" in capsys.readouterr().err
+    assert code == 2 and "run the same command again to resume" in capsys.readouterr().err
     assert len(bytes_of(out)) == 6 and not (out / "index.csv").exists()
     (out / "00000-0.png").write_bytes(b"broken")
     code, out = ask("parts")
@@ -86,13 +89,13 @@ def test_a_folder_of_other_images_is_refused_by_what_differs(ask, capsys):
     assert ask("o", "--seed", "1", "--steps", "3")[0] == 2
     assert "holds images made with another seed, steps; choose another --out" in capsys.readouterr().err
     (ask("o")[1] / "sampling.json").unlink()
-    assert ask("o")[0] == 2 and "holds something else than samples" in capsys.readouterr().err
+    assert ask("o")[0] == 2 and "holds something other than samples" in capsys.readouterr().err
     assert bytes_of(ask("o")[1]) == before
 
 
 def test_a_prefix_changes_the_image_but_neither_noise_nor_index(ask, monkeypatch):
     seen = []
-    monkeypatch.setattr(sample, "_draw", lambda _, texts, noises, *rest: (
+    monkeypatch.setattr(sample, "draw_batch", lambda _, texts, noises, *rest: (
         seen.append((texts, noises)) or torch.zeros(len(texts), 3, 8, 8)))  # fmt: skip
     plain, prefixed = ask("a")[1], ask("b", "--prefix", "good image, ")[1]
     assert (plain / "index.csv").read_bytes() == (prefixed / "index.csv").read_bytes()
@@ -106,7 +109,7 @@ def test_adapters_change_the_images_and_are_named(ask, config, tmp_path, capsys)
     state.trainer.export()
     plain, tuned = ask("a")[1], ask("b", "--lora", str(tmp_path / "run" / "lora"))[1]
     assert bytes_of(plain) != bytes_of(tuned)
-    assert Image.open(tuned / "00000-0.png").text["model"] == "tiny-pipeline + run"
+    assert Image.open(tuned / "00000-0.png").text["model"] == "pipeline + run"
     assert ask("c", "--lora", str(tmp_path))[0] == 2
     assert "no pytorch_lora_weights.safetensors in" in capsys.readouterr().err
 
@@ -152,7 +155,7 @@ def test_memory_holds_one_batch_of_images(tmp_path, monkeypatch):
         most.append(len(alive))
         return Watched(torch.zeros(len(texts), 3, 4, 4))
 
-    monkeypatch.setattr(sample, "_draw", draw)
+    monkeypatch.setattr(sample, "draw_batch", draw)
     sample.sample(models.load(PIPELINE), [Prompt("a", "")] * 20, tmp_path, name="x", count=2, batch=4)
     assert len(most) == 10 and max(most) <= 1
 

@@ -1,4 +1,4 @@
-"""sd.score_pairs: a reward model's scores for SmPO, of every pair that can be read."""
+"""sd.judging.score_pairs: a reward model's scores for SmPO, of every pair that can be read."""
 
 import csv
 import json
@@ -7,9 +7,11 @@ import shutil
 import pytest
 import torch
 
-from sd import score_pairs, scorers, shapes
-from sd.cache import read_image
-from sd.data import find_csv, open_index
+from sd.__main__ import main
+from sd.feedback.images import read_image
+from sd.feedback.index import find_csv, open_index
+from sd.judging import score_pairs, scorers
+from sd.tiny import shapes
 from sd.trainer import train
 from toy.train import last
 
@@ -30,7 +32,7 @@ def rows(path):
 
 
 def run(data, *arguments):
-    return score_pairs.main([str(data), "--scorer", "redness", *arguments])
+    return main(["score-pairs", str(data), "--scorer", "redness", *arguments])
 
 
 def test_both_images_of_each_pair_get_their_score_and_the_bounds_are_known(data, capsys, tmp_path):
@@ -79,12 +81,12 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch, capsys)
     shutil.rmtree(data / "cache")
     first, second, third = Counting(interrupted=2), Counting(), Counting()
     for scorer, code in ((first, 2), (second, 0), (third, 0)):
-        monkeypatch.setattr(scorers, "load", lambda spec, device, scorer=scorer: scorer)
+        monkeypatch.setattr(score_pairs, "load", lambda spec, device, scorer=scorer: scorer)
         assert run(data) == code
         assert (data / "pairs-redness.csv").exists() == (code == 0)
     assert first.seen == score_pairs.BATCH and first.seen + second.seen == 48 and third.seen == 0
     assert (data / "pairs-redness.csv").read_text() == (data / "whole.csv").read_text()
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
 def test_other_weights_and_other_images_are_scored_anew(data, tmp_path):
@@ -116,7 +118,7 @@ def test_corrupt_images_are_named_and_left_out_with_their_pair(data, capsys):
 
 def test_what_is_wrong_is_said_in_one_line(data, capsys, monkeypatch, tmp_path):
     def says(what, *arguments):
-        assert score_pairs.main(list(arguments)) == 2
+        assert main(["score-pairs", *arguments]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
         assert len(lines) == 1 and what in lines[0]
 
@@ -133,4 +135,4 @@ def test_what_is_wrong_is_said_in_one_line(data, capsys, monkeypatch, tmp_path):
     says("scores that are not numbers", str(data), "--scorer", "redness")
     for path in (data / "images").iterdir():
         path.write_bytes(b"")
-    says("no pair whose images can both be read", str(data), "--scorer", "redness")
+    says("has two images that can be read", str(data), "--scorer", "redness")

@@ -1,4 +1,4 @@
-"""sd.scorers: each against its published forward pass by hand, on small random weights in the same files."""
+"""sd.judging.scorers: each against its published forward pass by hand, on small random weights."""
 
 import copy
 import json
@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from sd import scorers, shapes
-from sd.tiny import PIPELINE
+from sd.judging import scorers
+from sd.tiny import shapes
+from sd.tiny.runs import PIPELINE
 from toy.errors import InputError
 
 SIDE, PATCH, WIDTH, HEADS, LAYERS, OUT, TOKENS = 28, 14, 16, 2, 2, 24, 16
@@ -295,7 +296,7 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
 
 
 def test_sd_evaluate_takes_a_scorer_with_weights(clip, images, tmp_path):
-    from sd.evaluate import evaluate
+    from sd.judging.evaluate import evaluate
 
     folders = {"mine": tmp_path / "mine", "base": tmp_path / "base"}
     for name, folder in folders.items():
@@ -366,10 +367,10 @@ def test_what_else_is_wrong_is_said(clip, blip, tmp_path):
     save_file({"weight": random(2, 3), "bias": random(2)}, clip / "sa_0_4_vit_l_14_linear.safetensors")
     (tmp_path / "HPS_v2.1_compressed.pt").write_bytes(b"")
     for spec, said in {
-        "beauty": "unknown scorer 'beauty'; there are redness, following, clip",
+        "beauty": "unknown scorer 'beauty': use one of redness, following, clip",
         "redness=here": "needs no folder",
-        "pickscore": "asked for as pickscore=DIR, with the files of yuvalkirstain/PickScore_v1",
-        f"hpsv2={tmp_path}/no": "no folder .*hpsv2=DIR, with HPS_v2_compressed",
+        "pickscore": "pickscore=DIR, where DIR holds the files of yuvalkirstain/PickScore_v1",
+        f"hpsv2={tmp_path}/no": "no folder .*hpsv2=DIR, where DIR holds HPS_v2_compressed",
         f"hpsv2={clip}": "is not opened.*as HPS_v2.1_compressed.safetensors",
         f"aesthetic={clip}": "linear.safetensors is not the expected head",
         f"imagereward={clip}": "no ImageReward.*safetensors in .*THUDM/ImageReward",

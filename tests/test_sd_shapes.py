@@ -1,4 +1,4 @@
-"""sd.shapes: captioned images and a judge that reads them back."""
+"""sd.tiny.shapes: captioned images and a judge that reads them back."""
 
 import csv
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sd import shapes
+from sd.__main__ import main
+from sd.tiny import shapes
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_redness_is_red_minus_mean():
     assert shapes.redden(image)[0, :, 0, 0].tolist() == pytest.approx([0.9 + 0.35 * 0.1, 0.3, 0.0])
 
 
-@pytest.mark.parametrize("preference", shapes.PREFERENCES)
+@pytest.mark.parametrize("preference", ("red", "large"))
 def test_feedback_likes_what_is_preferred(preference, tmp_path):
     shapes.write_feedback(tmp_path, preference, count=12)
     rows = list(csv.DictReader((tmp_path / "feedback.csv").read_text().splitlines()))
@@ -73,6 +74,6 @@ def test_feedback_likes_what_is_preferred(preference, tmp_path):
 
 
 def test_the_command_says_what_it_wrote(tmp_path, capsys):
-    assert shapes.main(["large", "--out", str(tmp_path / "x")]) == 0
+    assert main(["shapes", "large", "--out", str(tmp_path / "x")]) == 0
     assert f"wrote {tmp_path / 'x'}" in capsys.readouterr().out
-    assert shapes.main(["blue", "--out", "x"]) == 2 and "invalid choice: 'blue'" in capsys.readouterr().err
+    assert main(["shapes", "blue", "--out", "x"]) == 2 and "invalid choice: 'blue'" in capsys.readouterr().err

@@ -1,30 +1,35 @@
-"""sd.study: every objective on the tiny pipeline, judged over seeds."""
+"""sd.judging.study: every objective on the tiny pipeline, judged over seeds."""
 
 import json
 import math
 
 import pytest
 
-from sd import sample, study
-from sd.cache import CSFT
+from sd.__main__ import main
+from sd.judging import sample, study
+from sd.tiny import runs
+from toy.objectives import OBJECTIVES
+
+CSFT = OBJECTIVES["csft"].captions
 
 
 def test_the_study_judges_every_objective_and_trains_none_twice(tmp_path, monkeypatch, capsys):
     few = {
-        name: v | {"batch": 2} for name, v in study.STUDIED.items() if name in ("kahneman_tversky", "csft")
+        name: v | {"batch": 2} for name, v in runs.OBJECTIVES.items() if name in ("kahneman_tversky", "csft")
     }
-    monkeypatch.setattr(study, "STUDIED", few)
-    monkeypatch.setattr(study, "STEPS", {"red": 2})
+    monkeypatch.setattr(study, "OBJECTIVES", few)
+    monkeypatch.setattr(runs, "OBJECTIVES", few)
+    monkeypatch.setitem(runs.STEPS, "red", 2)
     monkeypatch.setattr(study, "PROMPTS", study.PROMPTS[:3])
-    drawn, draw = [], sample._draw
+    drawn, draw = [], sample.draw_batch
 
     def quick(pipeline, texts, noises, steps, *rest):
         drawn.extend(texts)
         return draw(pipeline, texts, noises, 1, *rest)
 
-    monkeypatch.setattr(sample, "_draw", quick)
+    monkeypatch.setattr(sample, "draw_batch", quick)
     arguments = ["--seeds", "2", "--out", str(tmp_path / "o"), "--runs", str(tmp_path / "r")]
-    assert study.main(arguments) == 0
+    assert main(["study", *arguments]) == 0
     found = json.loads((tmp_path / "o/study.json").read_text())
     assert [entry["name"] for entry in found["summary"]] == ["kahneman_tversky", "csft", "pretrained"]
     assert {entry["seeds"] for entry in found["summary"]} == {2}
@@ -32,7 +37,7 @@ def test_the_study_judges_every_objective_and_trains_none_twice(tmp_path, monkey
     assert "beaten" in capsys.readouterr().out
     assert len(drawn) == 2 * 3 * 3 * 5 and sum(text.startswith(CSFT[True]) for text in drawn) == 2 * 3 * 5
     monkeypatch.setattr(study, "train", lambda config: pytest.fail("trained again"))
-    assert study.main(arguments) == 0
+    assert main(["study", *arguments]) == 0
     assert json.loads((tmp_path / "o/study.json").read_text()) == found and len(drawn) == 90
 
 
@@ -58,4 +63,4 @@ def test_the_study_has_every_objective_of_the_paper():
         "loss_averse",
         "risk_seeking_bounded",
     }
-    assert set(study.STUDIED) == known and next(iter(study.STUDIED)) == "kahneman_tversky"
+    assert set(runs.OBJECTIVES) == known and next(iter(runs.OBJECTIVES)) == "kahneman_tversky"

@@ -1,13 +1,15 @@
-"""sd.tiny: a pipeline trained from nothing, in a short version; and what the committed one can do."""
+"""sd.tiny.build: a pipeline trained from nothing, in a short version; and what the committed one can do."""
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from sd import shapes, tiny
-from sd.tiny import PIPELINE
-from toy.data import generator
+from sd.__main__ import main
+from sd.tiny import build as tiny
+from sd.tiny import shapes
+from sd.tiny.runs import PIPELINE
+from toy.seeds import generator
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_the_committed_pipeline_follows_its_prompts_and_those_it_was_never_shown
 def test_training_lowers_the_error_of_vae_and_unet():
     x, captions = shapes.training_set(240, 0)
     torch.manual_seed(0)
-    vae, unet, tokenizer = tiny._vae(), tiny._unet(), tiny._tokenizer()
+    vae, unet, tokenizer = tiny._vae(), tiny.make_unet(), tiny._tokenizer()
     errors = torch.tensor(list(tiny.train_vae(vae, 2 * x - 1, (150, 0), 0)))
     assert errors[-20:].mean() < 0.7 * errors[:20].mean()
 
@@ -90,6 +92,6 @@ def test_training_lowers_the_error_of_vae_and_unet():
 
 def test_a_folder_with_something_else_is_not_replaced(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("precious")
-    assert tiny.main(["--out", str(tmp_path)]) == 2
-    assert "holds something else than a pipeline; choose another --out" in capsys.readouterr().err
+    assert main(["tiny", "--out", str(tmp_path)]) == 2
+    assert "holds something other than a pipeline; choose another --out" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "precious"

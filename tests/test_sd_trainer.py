@@ -15,9 +15,10 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from sd import checkpoints, trainer
-from sd.sample import draw
-from sd.tiny import PIPELINE
-from sd.train import main, run
+from sd.__main__ import main
+from sd.draw import draw
+from sd.tiny.runs import PIPELINE
+from sd.train import run
 from toy.errors import InputError
 from toy.train import last
 
@@ -87,7 +88,7 @@ def test_resuming_under_bf16_and_uncached_is_exact_too(config, tmp_path):
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(config, tmp_path):
     whole = last(trainer.train(config(out=str(tmp_path / "whole"), steps=12, save_every=3)))
     settings = config(out=str(tmp_path / "killed"), steps=12, save_every=3)
-    command = [sys.executable, "-m", "sd.train", *options(settings)]
+    command = [sys.executable, "-m", "sd", "train", *options(settings)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while checkpoints.latest(tmp_path / "killed/checkpoints") is None:
         assert process.poll() is None
@@ -95,7 +96,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(config
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     (tmp_path / "killed/checkpoints/.step-00000099").mkdir()  # as a half-written one looks
-    assert main(options(settings)) == 0
+    assert main(["train", *options(settings)]) == 0
     saved = load_file(tmp_path / "killed/checkpoints/step-00000012/tensors.safetensors")
     for name, weight in zip(whole.trainer.names, weights(whole), strict=True):
         assert torch.equal(saved[f"policy.{name}"], weight)
@@ -236,20 +237,20 @@ def test_a_utility_that_was_edited_makes_another_run(config, tmp_path):
     [
         ({"model": "nowhere"}, "nowhere is no folder of a diffusers pipeline"),
         ({"data": "nowhere"}, "no folder or CSV file nowhere"),
-        ({"tracker": "carrier_pigeon"}, "--tracker carrier_pigeon is unknown or not installed; there are: "),
+        ({"tracker": "carrier_pigeon"}, "--tracker carrier_pigeon is unknown or not installed; available: "),
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
         ({"optimizer": "adamw8bit"}, "--optimizer adamw8bit needs bitsandbytes: pip install"),
-        ({"eps_weighting": True}, "--eps-weighting is for v-prediction"),
+        ({"eps_weighting": True}, "--eps-weighting is for models that predict v"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(config, change, words, capsys):
-    assert main(options(config(**change))) == 2
+    assert main(["train", *options(config(**change))]) == 2
     error = capsys.readouterr().err
     assert f"error: {words}" in error and "Traceback" not in error
 
 
 def test_pairs_are_asked_for_where_there_are_none(config, red, capsys):
-    assert main(options(config(objective="diffusion_dpo", data=str(red / "feedback.csv")))) == 2
+    assert main(["train", *options(config(objective="diffusion_dpo", data=str(red / "feedback.csv")))]) == 2
     assert "diffusion_dpo needs the columns winner, loser and caption" in capsys.readouterr().err
 
 

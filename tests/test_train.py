@@ -10,8 +10,8 @@ from toy.batches import denoising_error
 from toy.diffusion import add_noise
 from toy.errors import InputError
 from toy.metrics import judge
-from toy.runs import Run, captions
-from toy.train import ABAR, align, draw, last, pretrain
+from toy.objectives import Run
+from toy.train import ABAR, align, captions, draw, last, pretrain
 from toy.utilities import linear, loss_averse, prospect_theory, risk_seeking_bounded
 
 EVERY_KIND = [
@@ -23,8 +23,8 @@ EVERY_KIND = [
     Run(beta=1.0, gamma=0.5),
     Run(utility=loss_averse, seed=1),
     Run(utility=risk_seeking_bounded, weight_desirable=2.0),
-    Run(utility=prospect_theory, reference_point_from="none"),
-    Run(reference_point_from="mismatched", seed=1),
+    Run(utility=prospect_theory, reference_point="none"),
+    Run(reference_point="mismatched", seed=1),
 ]
 
 
@@ -86,7 +86,7 @@ def test_alignment_is_the_textbook_loop(pretrained, points):
         with torch.no_grad():
             reference_error = (model(xt[None], t[None])[0] - eps).square().mean(-1)
         z0 = losses.reference_point(policy_error, reference_error)
-        loss, _ = losses.diffusion_kto(policy_error, reference_error, desirable, beta=2.0, reference_point=z0)
+        loss, _ = losses.diffusion_kto(policy_error, reference_error, desirable, beta=2.0, z0=z0)
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - step / 10)
         optimizer.zero_grad()
         loss.backward()
@@ -212,8 +212,8 @@ def test_every_setting_reaches_training(pretrained, points):
         {"gamma": 0.5},
         {"seed": 1},
         {"utility": loss_averse},
-        {"reference_point_from": "none"},
-        {"reference_point_from": "mismatched"},
+        {"reference_point": "none"},
+        {"reference_point": "mismatched"},
         {"weight_desirable": 2.0},
         {"weight_undesirable": 2.0},
         {"objective": "sft"},

@@ -1,10 +1,9 @@
-"""2-D worlds: what there is to generate, and what of it is liked.
+"""2-D worlds: what there is to generate, and which of it is liked.
 
-A World knows how to draw points and how to judge them. From it come feedback (points with a label)
-and, by putting a liked point beside a disliked one, pairs.
+A World draws points and judges them. Feedback is drawn from it: points with a label. Pairs are made
+of feedback, a liked point and a disliked one.
 """
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,15 +13,10 @@ import torch
 from torch import Tensor
 
 from toy.errors import InputError
+from toy.seeds import generator
 
 Draw = Callable[[int, torch.Generator], Tensor]  # how many -> points (n, 2)
 Region = Callable[[Tensor], Tensor]  # points (n, 2) -> inside? (n,) bool
-
-
-def generator(purpose: str, seed: int) -> torch.Generator:
-    """A generator for one purpose and seed: data and noise of the same seed must not repeat each
-    other's numbers, as they would if both were seeded with the same integer."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{purpose} {seed}".encode()))
 
 
 @dataclass(frozen=True)
@@ -104,11 +98,11 @@ def liked_region(name: str, base: Draw, region: Region) -> World:
 
     def draw(liked: bool) -> Draw:
         def points(n: int, g: torch.Generator) -> Tensor:
-            found = torch.empty(0, 2)
-            while len(found) < n:
+            inside = torch.empty(0, 2)
+            while len(inside) < n:
                 x = base(2 * n, g)
-                found = torch.cat([found, x[region(x) == liked]])
-            return found[:n]
+                inside = torch.cat([inside, x[region(x) == liked]])
+            return inside[:n]
 
         return points
 

@@ -8,18 +8,9 @@ from toy.data import World
 from toy.errors import InputError
 from toy.files import output_folder, save_json
 from toy.metrics import SAMPLES, noise_floor
-from toy.runs import Run
-from toy.study import (
-    Named,
-    copy_balance,
-    mean_of,
-    plus_minus,
-    print_table,
-    seeds_text,
-    study,
-    summarize,
-    verdict,
-)
+from toy.objectives import Run
+from toy.report import plus_minus, print_table, seeds_text, verdict
+from toy.study import Named, copy_balance, mean_of, study, summarise
 from toy.utilities import UTILITIES, check_utility, load_utility
 
 BETA = 4.0  # of Figure 6; `sweep` shows the others
@@ -84,7 +75,7 @@ def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path
     rows, before, _ = study(place, list(dict.fromkeys(clean)), seeds, cache)
     for flipped in FLIPPED[1:]:
         rows += study(place, noisy, seeds, cache, flipped)[0]
-    summary = summarize(rows)
+    summary = summarise(rows)
 
     def curve(knob: str, **fixed) -> dict[str, list[tuple[float, float, float]]]:
         lines = defaultdict(list)
@@ -111,7 +102,7 @@ def sweep(out: str, seeds: int, cache: str, world: str = "figure6") -> list[Path
 def _compare(world: World, runs: Named, seeds: int, cache: str, note: str) -> tuple[plots.plt.Figure, dict]:
     """Run a study, print its table, draw it: (figure, what to save as JSON)."""
     rows, before, samples = study(world, runs, seeds, cache)
-    summary, copy = summarize(rows), copy_balance(world, before)
+    summary, copy = summarise(rows), copy_balance(world, before)
     print_table(summary)
     numbers = {"pretrained": _shares(mean_of(before))}
     numbers |= {e["name"]: f"{_shares(e)}\nbalance {plus_minus(e)}" for e in summary}
@@ -124,7 +115,7 @@ def _compare(world: World, runs: Named, seeds: int, cache: str, note: str) -> tu
         "summary": summary,
         "rows": rows,
     }
-    return plots.figure6(samples, numbers, summary, world, note, copy), content
+    return plots.comparison(samples, numbers, summary, world, note, copy), content
 
 
 def _save(out: str, name: str, world: str, fig: plots.plt.Figure, content: dict) -> list[Path]:

@@ -1,9 +1,10 @@
-"""Writing results: whole files or none, and an early word when they cannot be written."""
+"""Writing results: files and folders are complete or absent, and what cannot be written is reported early."""
 
 import csv
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,8 +13,8 @@ from toy.errors import InputError
 
 
 def output_folder(path: str | Path, option: str = "--out") -> Path:
-    """The folder, made if need be. Raises InputError if nothing can be written there, so that it
-    is known before the work and not after."""
+    """The folder, made if need be. Raises InputError, before any work is done, if nothing can be
+    written there."""
     if not str(path):
         raise InputError(f"{option} is empty: name a folder")
     folder = Path(path)
@@ -29,8 +30,8 @@ def output_folder(path: str | Path, option: str = "--out") -> Path:
 
 
 def save_atomically(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a temporary file beside path, then rename it: never a half-written file.
-    Raises InputError when the disk refuses."""
+    """Let `write` fill a temporary file beside path, then rename it, so that a file is complete or
+    absent. Raises InputError when it cannot be written."""
     temporary = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, which says the format
     try:
         write(temporary)
@@ -42,8 +43,25 @@ def save_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     return path
 
 
+def save_folder(path: Path, write: Callable[[Path], None], replace: bool = True) -> Path:
+    """The same for a folder. What `write` raises passes through, and so does the OSError of a path
+    that is taken if it is not to be replaced; in each case the temporary folder is removed."""
+    # several processes may make the same folder, if it is not to be replaced
+    temporary = path.with_name(f".{path.name}" if replace else f".{os.getpid()}-{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
 def save_json(path: Path, content: dict) -> Path:
-    """Save as JSON; numbers that are not finite become null, which JSON can say."""
+    """Save as JSON. Numbers that are not finite become null, since JSON has none."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -59,7 +77,7 @@ def save_json(path: Path, content: dict) -> Path:
 
 
 def save_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable]) -> Path:
-    """Save rows as they come under a header, as UTF-8."""
+    """Save rows under a header, one after the other, as UTF-8."""
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from toy.data import World, generator
+from toy.data import World
+from toy.seeds import generator
 
 SAMPLES = 3500  # as in the paper's Figure 6
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toy.data import World, generator
+from toy.data import World
 from toy.files import save_atomically
+from toy.seeds import generator
 from toy.utilities import Utility, slope
 
 # name -> (label, colour, marker, line style); a user's own utility is drawn as "yours"
@@ -24,6 +25,7 @@ STYLES = {
     "sft": ("SFT", "#56B4E9", "s", "-"),
     "csft": ("CSFT", "#999933", "P", "--"),
     "diffusion_dpo": ("Diffusion-DPO", "#E69F00", "D", "-."),
+    "pairwise": ("any utility on pairs", "#5D3A9B", "p", (0, (3, 1))),
     "smpo": ("SmPO", "#882255", "X", ":"),
     "loss_averse": ("loss-averse", "#D55E00", "v", "--"),
     "risk_seeking": ("risk-seeking, as printed", "#CC79A7", "<", ":"),
@@ -127,8 +129,8 @@ def draw_balance(ax: plt.Axes, summary: list[dict], copy: float | None = None) -
     ordered = sorted(summary, key=lambda entry: entry["balance"])
     for place, entry in enumerate(ordered):
         label, colour, marker, _ = style(entry["name"])
-        balance, half = entry["balance"], np.nan_to_num(entry["half_width"])
-        ax.errorbar(balance, place, xerr=half, color=colour, marker=marker, markersize=7, capsize=3)
+        balance, half_width = entry["balance"], np.nan_to_num(entry["half_width"])
+        ax.errorbar(balance, place, xerr=half_width, color=colour, marker=marker, markersize=7, capsize=3)
         align = {"ha": "right" if balance > 0.5 else "left", "fontsize": 8}
         ax.text(balance + (0.06 if balance > 0.5 else -0.02), place + 0.27, label, **align)
     ax.set(xlim=(-0.05, 1.05), ylim=(-0.5, len(ordered) - 0.2), yticks=[], title="balance")
@@ -140,7 +142,7 @@ def draw_balance(ax: plt.Axes, summary: list[dict], copy: float | None = None) -
         )
 
 
-def figure6(
+def comparison(
     samples: dict[str, Tensor],
     numbers: dict[str, str],
     summary: list[dict],
@@ -203,9 +205,11 @@ def sweep(
             ax.set_xscale("log", base=2)
         for name, points in lines.items():
             label, colour, marker, line = style(name)
-            value, mean, half = np.array(points).T
+            value, mean, half_width = np.array(points).T
             ax.plot(value, mean, color=colour, linestyle=line, marker=marker, label=label)
-            ax.fill_between(value, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(
+                value, mean - half_width, mean + half_width, color=colour, alpha=0.15, linewidth=0
+            )
         ax.set(xlabel=KNOBS[knob], ylabel="balance", ylim=(-0.03, 1.0))
         ax.set_xticks(value, [f"{v:g}" for v in value])
     handles = {text: h for ax in axes for h, text in zip(*ax.get_legend_handles_labels(), strict=True)}

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from toy.data import generator
+from toy.seeds import generator
 
 Z = 1.959964  # 95% of a normal distribution lie within so many standard deviations
 RESAMPLES = 2000
@@ -41,13 +41,13 @@ def win_rate(outcomes: Tensor) -> dict[str, float]:
     """
     w, n = outcomes.double(), len(outcomes)
     rate, u, a = w.mean().item(), (w * (1 - w)).mean().item(), Z**2 / n
-    half = math.sqrt(max(0.0, a * (rate * (1 - rate) - u) + a**2 * (0.25 - u)))
+    half_width = math.sqrt(max(0.0, a * (rate * (1 - rate) - u) + a**2 * (0.25 - u)))
     drawn = w[torch.randint(n, (RESAMPLES, n), generator=generator("bootstrap", 0))].mean(1)
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {
         "win_rate": rate,
-        "low": (rate + a / 2 - half) / (1 + a),
-        "high": (rate + a / 2 + half) / (1 + a),
+        "low": (rate + a / 2 - half_width) / (1 + a),
+        "high": (rate + a / 2 + half_width) / (1 + a),
         "bootstrap_low": low,
         "bootstrap_high": high,
         "ties": (w == 0.5).double().mean().item(),

@@ -1,25 +1,28 @@
 """Training in 2-D, as generators: they yield after every step, and the caller draws, logs, stops.
 
-Every model is an ensemble of `runs` independent networks, so that many alignments (objectives,
-betas, seeds) cost little more than their matrix products. A single run is an ensemble of one.
+This is toy/plain.py for many runs at once, and the same numbers. Three things make it fast: the
+weights of all runs lie side by side, so that a step is a few large matrix products; runs with the
+same seed share their batches and the reference's errors; and runs that differ only in beta, gamma
+or seed share one call of their loss. A single run is an ensemble of one.
 """
 
 import collections
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from toy import losses
-from toy.batches import Batch, batches, denoising_error
-from toy.data import Feedback, generator
+from toy.batches import Batch, batches, denoising_error, stream_of
+from toy.data import Feedback
 from toy.diffusion import add_noise, eps_between, invert, linear_schedule, sample
 from toy.errors import InputError
 from toy.model import Denoiser, stack
+from toy.objectives import LossInputs, Run
 from toy.optimizer import Adam
-from toy.runs import Run, call_loss, captions, groups
+from toy.seeds import generator
 
 ABAR = linear_schedule()
 PRETRAIN_STEPS = 1000
@@ -34,15 +37,15 @@ class State:
     loss: Tensor  # (runs,)
     policy: Denoiser
     stopped: dict[int, str] = field(default_factory=dict)  # run -> why it was stopped
-    watch: list[tuple[Tensor, Callable]] = field(default_factory=list)  # runs, what computes their metrics
+    calls: list[tuple[list[int], Callable]] = field(default_factory=list)  # runs -> a call of their loss
 
     def metrics(self, run: int = 0) -> dict[str, float]:
         """The metrics of one run's loss (see toy.losses), computed now, because few steps are looked at."""
-        for members, call in self.watch:
-            if run in members:
-                _, metrics = call(watch=True)
-                place = members.tolist().index(run)
-                return {k: v.reshape(-1).expand(len(members))[place].item() for k, v in metrics.items()}
+        for runs, call in self.calls:
+            if run in runs:
+                _, metrics = call()
+                place = runs.index(run)
+                return {k: v.reshape(-1).expand(len(runs))[place].item() for k, v in metrics.items()}
         raise IndexError(f"no run {run}")
 
 
@@ -85,8 +88,8 @@ def align(
 
     Model and feedback may be the same for all, or one for each seed, {seed: ...}. Adam, learning
     rate falling linearly to 0. Numerically the same as one run after the other. A run whose loss
-    or gradient is not finite is stopped where it was, said in State.stopped, and the others go on.
-    Raises InputError for a batch that cannot be.
+    or gradient is not finite is stopped before that step, with the reason in State.stopped, and
+    the others go on. Raises InputError for a batch that cannot be.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     models = [pretrained[s] if isinstance(pretrained, dict) else pretrained for s in seeds]
@@ -96,33 +99,40 @@ def align(
     references = stack(models)
     policy = references.select(start_of)
     optimizer = Adam(policy.parameters())
-    condition, captioned = captions(runs), any(run.objective == "csft" for run in runs)
-    together = groups(runs)
-    inverted = [i for i, run in enumerate(runs) if run.objective == "smpo"]
-    mismatched = [i for i, run in enumerate(runs) if run.reference_point_from == "mismatched"]
-    endless = batches(references, feedbacks, [(run.seed, run.mix) for run in runs], batch, ABAR)
+    condition, captioned = captions(runs), any(run.needs.captions for run in runs)
+    groups = list(group(runs))
+    inverted = [i for i, run in enumerate(runs) if run.needs.inversion]
+    mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
+    endless = batches(references, feedbacks, [stream_of(run) for run in runs], batch, ABAR)
     stopped: dict[int, str] = {}
-    for step, (now, unrelated) in zip(range(steps), endless, strict=False):
+    for step, (examples, unrelated) in zip(range(steps), endless, strict=False):
         if inverted:
-            _invert(now, inverted, policy, references.select([start_of[i] for i in inverted]))
-        caption = condition * (2.0 * now.desirable - 1) if captioned else 0.0
-        error = denoising_error(policy, now.xt, now.t, now.eps, caption)
-        z0 = losses.reference_point(error, now.reference_error)
+            _invert(examples, inverted, policy, references.select([start_of[i] for i in inverted]))
+        caption = condition * (2.0 * examples.desirable - 1) if captioned else 0.0
+        error = denoising_error(policy, examples.xt, examples.t, examples.eps, caption)
+        z0 = losses.reference_point(error, examples.reference_error)
         if mismatched:
             z0[mismatched] = _mismatched(unrelated, mismatched, policy)
-        loss, total, watch = error.new_zeros(len(runs)), 0.0, []
-        for members, run, beta in together:
-            seen = [v[members] for v in (now.reference_error, now.desirable, now.score, z0[:, None])]
-            group_loss, _ = call_loss(run, beta, error[members], *seen, watch=False)
+        loss, total, calls = error.new_zeros(len(runs)), 0.0, []
+        for members, settings in groups:
+            inputs = LossInputs(
+                policy_error=error[members],
+                reference_error=examples.reference_error[members],
+                desirable=examples.desirable[members],
+                score=examples.score[members],
+                z0=z0[members, None],
+            )
+            group_loss, _ = settings.loss(inputs, with_metrics=False)
             loss[members] = group_loss.detach().to(loss)
             total = total + group_loss.sum()  # runs share no weights: the sum trains each alone
-            watch.append((members, partial(call_loss, run, beta, error[members].detach(), *seen)))
+            watched = inputs._replace(policy_error=inputs.policy_error.detach())
+            calls.append((members, partial(settings.loss, watched)))
         total.backward()
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:
             optimizer.hold(list(stopped))
         optimizer.step(lr * (1 - step / steps))
-        yield State(step + 1, loss, policy, stopped, watch)
+        yield State(step + 1, loss, policy, stopped, calls)
 
 
 def draw(
@@ -135,14 +145,33 @@ def draw(
     return model.decode(torch.cat(samples, 1))
 
 
-def _invert(now: Batch, runs: list[int], policy: Denoiser, reference: Denoiser) -> None:
+def captions(runs: list[Run]) -> Tensor:
+    """(runs, 1): 1 where a run is trained with the captions "good" and "bad", else 0. The same numbers
+    ask for good samples afterwards."""
+    return torch.tensor([[1.0 if run.needs.captions else 0.0] for run in runs])
+
+
+def group(runs: list[Run]) -> Iterator[tuple[list[int], Run]]:
+    """Runs that differ only in beta, gamma or seed share one loss call: (their numbers, settings in
+    which beta, gamma and seed are columns with a row for each of them)."""
+    members = collections.defaultdict(list)
+    for i, run in enumerate(runs):
+        members[replace(run, beta=1.0, gamma=0.5, seed=0)].append(i)
+    for numbers in members.values():
+        columns = {
+            k: torch.tensor([[getattr(runs[i], k)] for i in numbers]) for k in ("beta", "gamma", "seed")
+        }
+        yield numbers, replace(runs[numbers[0]], **columns)
+
+
+def _invert(examples: Batch, runs: list[int], policy: Denoiser, reference: Denoiser) -> None:
     """SmPO: replace random noise by the noise that leads the current policy back to x0."""
-    x0, t = now.x0[runs], now.t[runs]
+    x0, t = examples.x0[runs], examples.t[runs]
     xt = invert(policy.select(runs), x0, t, ABAR)
     eps = eps_between(xt, t, x0, ABAR)
-    now.xt[runs], now.eps[runs] = xt, eps
+    examples.xt[runs], examples.eps[runs] = xt, eps
     with torch.no_grad():
-        now.reference_error[runs] = denoising_error(reference, xt, t, eps)
+        examples.reference_error[runs] = denoising_error(reference, xt, t, eps)
 
 
 def _mismatched(unrelated: Batch, runs: list[int], policy: Denoiser) -> Tensor:
@@ -157,8 +186,8 @@ def _mismatched(unrelated: Batch, runs: list[int], policy: Denoiser) -> Tensor:
 
 def _find_broken(loss: Tensor, policy: Denoiser, runs: list[Run], step: int, stopped: dict[int, str]) -> None:
     """Note the runs whose loss or gradient is not finite, before the step that would spoil them."""
-    # a broken gradient of any example shows in the bias of the last layer
-    health = loss + policy.bias3.grad.sum((1, 2))
+    *_, output_bias = policy.parameters()  # a broken gradient of any example shows there
+    health = loss + output_bias.grad.flatten(1).sum(1)
     if not health.sum().isfinite():
         for i in (~health.isfinite()).nonzero().flatten().tolist():
             stopped.setdefault(i, f"{runs[i]}: loss not finite at step {step + 1}, stopped there")
@@ -172,5 +201,5 @@ def _check(models: list[Denoiser], feedbacks: list[Feedback], runs: list[Run], b
         liked, n = int(feedback.desirable.sum()), len(feedback.desirable)
         if not 0 < liked < n:
             raise InputError(f"feedback needs liked and disliked points: {liked} of {n} are liked")
-    if batch < 1 or (batch % 2 and any(run.mix is None for run in runs)):
-        raise InputError(f"batch {batch}: it must be positive, and even for pairs")
+    if batch < 1 or (batch % 2 and any(run.needs.pairs for run in runs)):
+        raise InputError(f"batch {batch}: it must be positive, and even for objectives on pairs")

@@ -126,7 +126,7 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     x = (torch.arange(-500, 501) / 10).requires_grad_()  # entry 500 is exactly 0
     try:
         u = utility(x)
-        half = utility(x[:500])
+        part = utility(x[:500])
         alone = utility(x[500:501])
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -141,7 +141,7 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     if not u.isfinite().all():
         bad = x[~u.isfinite()][0].item()
         raise InputError(f"utility {name} is not finite at x = {bad:g}: x in [-50, 50] does occur")
-    if not torch.allclose(u[:500], half, rtol=1e-4, atol=1e-5):
+    if not torch.allclose(u[:500], part, rtol=1e-4, atol=1e-5):
         raise InputError(f"utility {name} mixes examples: U(x[0]) changes with the rest of the batch")
     if not u.requires_grad:
         raise InputError(f"utility {name} has no gradient: no .item(), .detach(), numpy or comparison")

@@ -1,11 +1,11 @@
-"""sd.data: rows of a CSV, checked and indexed on disk."""
+"""sd.feedback.index and table: rows of a CSV, checked and indexed on disk."""
 
 import os
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
-from sd import data
+from sd.feedback import index as data
 from toy.errors import InputError
 
 HEADER = "file_name,caption,label"
@@ -18,7 +18,7 @@ def test_desirable_images_come_first_and_keep_what_their_row_says(example, tmp_p
     assert (index.images, index.liked, index.captions) == (4, 2, 3)
     rows = [index.image(i) for i in range(4)]
     assert [r.file for r in rows] == ["b.png", "c.png", "a.png", "d.png"]
-    assert [r.desirable for r in rows] == [1, 1, 0, 0] and [r.row for r in rows] == [3, 4, 2, 5]
+    assert [r.desirable for r in rows] == [1, 1, 0, 0] and [r.line for r in rows] == [3, 4, 2, 5]
     assert [index.caption(r.caption) for r in rows] == ["a cat", "a dog", "a dog", ""]
     assert rows[3].caption == 0 and index.caption(0) == ""  # the empty caption has a number of its own
 
@@ -38,7 +38,7 @@ def test_the_authors_split_and_its_three_policies(example, tmp_path, policy, lik
 def test_pairs_are_neighbours_and_scores_are_normalised_over_all(example, tmp_path):
     header = "winner,loser,caption,winner_score,loser_score"
     index = example(tmp_path, header, "a.png,b.png,x,20,15", "c.png,d.png,y,25,20", name="pairs.csv")
-    assert index.paired and [index.image(i).file for i in range(4)] == ["a.png", "b.png", "c.png", "d.png"]
+    assert index.pairs and [index.image(i).file for i in range(4)] == ["a.png", "b.png", "c.png", "d.png"]
     assert [index.image(i).desirable for i in range(4)] == [1, 0, 1, 0]
     assert [index.normalised(index.image(i).score) for i in range(4)] == [0.5, 0.0, 1.0, 0.5]
 
@@ -69,7 +69,7 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
         tmp_path, "\ufefffile_name,caption,label", 'a.png,"one, ""two""\nthree",liked', "b.png,x,disliked"
     )
     assert index.caption(index.image(0).caption) == 'one, "two"\nthree'
-    assert index.image(1).row == 4
+    assert index.image(1).line == 4
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
         ([HEADER, "link.png,x,liked"], "row 2: image 'link.png' must lie in"),
         ([HEADER, "a.png,x,liked", "b.png,x"], "row 3: has fewer fields than the header"),
         ([HEADER, "a.png,x,liked,y"], "row 2: has more fields than the header"),
-        ([HEADER, "a\0.png,x,liked"], "is no file name"),
+        ([HEADER, "a\0.png,x,liked"], "is not a file name"),
         (["file_name,caption,split", "a.png,x,win"], "unknown split 'win': use one of exclusive_win"),
         (["winner,loser,caption"], "has no pairs"),
         (["winner,loser,caption", "a.png,a.png,x"], "row 2: image 'a.png' is both winner and loser"),
@@ -124,7 +124,7 @@ def test_where_the_csv_is_looked_for(tmp_path):
     (tmp_path / "feedback.csv").touch()
     assert data.find_csv(str(tmp_path), False).name == "feedback.csv"
     with pytest.raises(
-        InputError, match=r"no pairs\.csv in .*it has feedback\.csv, for the objectives on likes and dislikes"
+        InputError, match=r"no pairs\.csv in .*it has feedback\.csv, for objectives on likes and dislikes"
     ):
         data.find_csv(str(tmp_path), True)
 

@@ -1,7 +1,7 @@
-"""What each step trains on, by counter: all that is random in an example follows from (seed, step, slot).
+"""The examples of each step. All that is random in an example follows from (seed, step, slot).
 
-A slot is an example's place in the whole batch of all processes, so that a resumed run, or one on another
-number of processes, sees the same numbers. Nothing else about the data needs to be saved.
+A slot is an example's place in the batch of all processes together. So a resumed run, or one on another
+number of processes, draws the same numbers, and a checkpoint need not save anything about the data.
 """
 
 import numpy as np
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sd.cache import CSFT, Cache, read_image
 from sd.config import Config
+from sd.feedback.cache import Cache
+from sd.feedback.images import read_image
 
 Batch = dict[str, Tensor | list[str]]
 
@@ -51,12 +52,12 @@ class Batches(Dataset):
 
     def _choose(self, rng: np.random.Generator) -> list[int]:
         """A pair, or an image: desirable with probability gamma, uniform within its class."""
-        index, gamma = self.cache.index, self.config.run.mix
-        liked = gamma is None or rng.random() < gamma
+        index, pairs = self.cache.index, self.config.pairs
+        liked = pairs or rng.random() < self.config.run.gamma
         low, high = (0, index.liked) if liked else (index.liked, index.images)
-        while True:  # until one is found that can be read; cache.refuse_unusable has seen to it that there is
+        while True:  # until one can be read; check.refuse_unusable has made sure that there is one
             number = int(rng.integers(low, high))
-            numbers = [number] if gamma is not None else [2 * number, 2 * number + 1]
+            numbers = [2 * number, 2 * number + 1] if pairs else [number]
             if self.cache.usable(numbers[0]):
                 return numbers
 
@@ -66,17 +67,18 @@ class Batches(Dataset):
         score = 0.0 if image.score is None else index.normalised(image.score)
         out = {"desirable": np.bool_(image.desirable), "score": np.float32(score)}
         mirrored = config.flip and rng.random() < 0.5
-        noise = rng.standard_normal(self.cache.shape, np.float32)  # of the VAE's own spread
-        said = 0 if dropped else image.caption
+        noise = rng.standard_normal(self.cache.shape, np.float32)  # scaled by the VAE's deviation
+        caption = 0 if dropped else image.caption  # 0 is the empty one
         if config.cached:
             mean, deviation = np.split(cache.images["latents"][number, int(mirrored)].astype(np.float32), 2)
             out["x0"] = mean + deviation * noise
             for name, texts in cache.texts.items():
-                out[name] = texts[said, image.desirable % texts.shape[1]].astype(np.float32)
+                prefix = image.desirable if texts.shape[1] > 1 else 0
+                out[name] = texts[caption, prefix].astype(np.float32)
             sizes = cache.images["sizes"][number]
         else:
             pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, mirrored, rng)
             out |= {"pixels": pixels.numpy(), "noise": noise}
-            prefix = CSFT[image.desirable] if config.objective == "csft" and said else ""
-            out["captions"] = prefix + index.caption(said)
+            prefixes = config.run.needs.captions if caption else ()
+            out["captions"] = (prefixes[image.desirable] if prefixes else "") + index.caption(caption)
         return out | {"sizes": np.asarray(sizes, np.float32)}

@@ -1,4 +1,4 @@
-"""Images and captions encoded once, on disk: what training reads.
+"""Images and captions, encoded once and kept on disk for training.
 
 Arrays are memory-mapped, so that memory does not grow with the data.
 """
@@ -12,44 +12,19 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageOps
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sd import models
 from sd.config import Config
-from sd.data import Index
-from sd.store import Arrays, Chunks, fill
+from sd.feedback.images import UNREADABLE, read_image
+from sd.feedback.index import Index
+from sd.feedback.store import Arrays, Chunks, fill
 from toy.errors import InputError
-
-CSFT = ("bad image, ", "good image, ")  # what a caption is prefixed with, by desirable
-# what PIL raises on broken files
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
-def read_image(
-    path: Path, resolution: int, crop: str = "center", mirrored: bool = False, rng=None
-) -> tuple[Tensor, list[int]]:
-    """Pixels (3, R, R) in [-1, 1], the shorter side resized to R and the rest cropped; and SDXL's six
-    sizes: original height and width, top and left of the crop, target height and width."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB")
-    if mirrored:
-        image = ImageOps.mirror(image)
-    width, height = image.size
-    scale = resolution / min(width, height)
-    wide, high = (max(resolution, round(side * scale)) for side in (width, height))
-    slack = (high - resolution, wide - resolution)
-    top, left = (int(rng.integers(s + 1)) if crop == "random" else s // 2 for s in slack)
-    image = image.resize((wide, high), Image.Resampling.LANCZOS)
-    image = image.crop((left, top, left + resolution, top + resolution))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
-    return pixels, [height, width, top, left, resolution, resolution]
 
 
 @dataclass
 class Cache:
-    """What training reads: encoded images and captions of an index, or with --no-cached their checks only."""
+    """The encoded images and captions of an index; with --no-cached, only what was checked of them."""
 
     folder: Path  # of the images' arrays
     index: Index
@@ -59,7 +34,7 @@ class Cache:
     texts: Arrays
 
     def __getstate__(self) -> dict:
-        """For other processes: arrays by the names of their files, which they open for themselves."""
+        """For other processes: the names of the arrays' files, which they open for themselves."""
         names = {
             k: {n: getattr(a, "filename", a) for n, a in getattr(self, k).items()}
             for k in ("images", "texts")
@@ -74,15 +49,15 @@ class Cache:
 
     def usable(self, number: int) -> bool:
         """Whether an image can be read; of a pair, whether both can."""
-        twin = number ^ 1 if self.index.paired else number
-        return not (self.images["unreadable"][number] or self.images["unreadable"][twin])
+        images = [number, self.index.partner(number)] if self.index.pairs else [number]
+        return not self.images["unreadable"][images].any()
 
 
-def prepare(
+def build(
     config: Config, pipeline: DiffusionPipeline, index: Index, folder: Path, accelerator: Accelerator
 ) -> Cache:
-    """Read every image and caption once, and encode them unless --no-cached. What is there already, of the
-    same model, data and settings, is kept."""
+    """Read every image and caption once, and encode them unless --no-cached. What was encoded before, with
+    the same model, data and settings, is kept."""
     size, ratio = resolution(config, pipeline), vae_ratio(pipeline)
     shape = (pipeline.vae.config.latent_channels, size // ratio, size // ratio)
     place = folder / ("images" if config.cached else "checks")
@@ -96,12 +71,12 @@ def prepare(
     def encode_images(chunks: Chunks) -> Iterator[Arrays]:
         return _encoded_images(config, pipeline, _Files(index, size, chunks))
 
-    chunk = min(64, max(1, 2**21 // size**2))  # fewer large images than small ones fit into memory
+    chunk = min(64, max(1, 2**21 // size**2))  # the larger the images, the fewer fit into memory
     images = fill(place, about, arrays, chunk, encode_images, accelerator)
     if not config.cached:
         return Cache(place, index, size, shape, images, {})
 
-    prefixes = CSFT if config.objective == "csft" else ("",)
+    prefixes = config.run.needs.captions or ("",)
     encoders = [models.digest(encoder) for encoder in models.encoders(pipeline)[1:]]
     about = {"data": index.digest, "model": encoders}
     example = {k: v[0] for k, v in models.encode_text(pipeline, [""]).items()}
@@ -139,22 +114,25 @@ class _Files(Dataset):
 
     def __getitem__(self, k: int) -> list[tuple | None]:
         """(pixels, sizes, digest) of each image, None for one that cannot be read."""
-        found = []
+        images = []
         for number in self.chunks[k]:
             path = self.index.root / self.index.image(number).file
             try:
                 content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-                found.append((*read_image(path, self.size), content))
+                images.append((*read_image(path, self.size), content))
             except UNREADABLE:
-                found.append(None)
-        return found
+                images.append(None)
+        return images
 
 
 def _encoded_images(config: Config, pipeline: DiffusionPipeline, files: _Files) -> Iterator[Arrays]:
     blank = torch.zeros(3, files.size, files.size), [0] * 6, ""
-    for found in DataLoader(files, None, num_workers=config.workers):
-        pixels, sizes, digests = zip(*(f or blank for f in found), strict=True)
-        values = {"unreadable": np.array([f is None for f in found]), "digest": np.array(digests, "S16")}
+    for images in DataLoader(files, None, num_workers=config.workers):
+        pixels, sizes, digests = zip(*(image or blank for image in images), strict=True)
+        values = {
+            "unreadable": np.array([image is None for image in images]),
+            "digest": np.array(digests, "S16"),
+        }
         if config.cached:
             pixels = torch.stack(pixels).to(pipeline.vae.device)
             views = [pixels, pixels.flip(-1)] if config.flip else [pixels]
@@ -167,6 +145,6 @@ def _encoded_captions(
     pipeline: DiffusionPipeline, index: Index, prefixes: tuple[str, ...], chunks: Chunks
 ) -> Iterator[Arrays]:
     for numbers in chunks:
-        said = [prefix + text if text else "" for text in map(index.caption, numbers) for prefix in prefixes]
-        encoded = models.encode_text(pipeline, said)
+        texts = [prefix + text if text else "" for text in map(index.caption, numbers) for prefix in prefixes]
+        encoded = models.encode_text(pipeline, texts)
         yield {k: v.unflatten(0, (-1, len(prefixes))).cpu().numpy() for k, v in encoded.items()}

@@ -1,21 +1,19 @@
-"""Pick-a-Pic v2 into feedback: python -m sd.prepare SOURCE --out DIR writes images, pairs.csv, feedback.csv.
+"""Pick-a-Pic v2 as feedback: images, pairs.csv and feedback.csv in one folder.
 
-SOURCE is a parquet file, or a folder of parquet files or of a saved `datasets` dataset; it is streamed.
-The rules: comparisons without a label or an image are left out. A tie is no pair, and no win for either.
+The source is a parquet file, or a folder of parquet files or of a saved `datasets` dataset; it is
+streamed. Comparisons without a label or an image are left out. A tie makes no pair and counts as no win.
 In feedback.csv each image is one row, however often it was compared: exclusive_win if it was preferred
-and never lost, intersections if it was preferred and lost, exclusive_lose if it was never preferred.
-Images are not decoded here; training checks them. An interrupted conversion goes on where it was.
+and never lost, intersections if it was preferred and also lost, exclusive_lose if it was never preferred.
+Images are not decoded here; training checks them. An interrupted conversion resumes where it stopped.
 """
 
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
 
-from toy.__main__ import Parser
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv
 
@@ -23,18 +21,18 @@ COLUMNS = ("caption", "jpg_0", "jpg_1", "image_0_uid", "image_1_uid", "label_0",
 SPLIT = (
     "CASE WHEN wins = 0 THEN 'exclusive_lose' WHEN losses = 0 THEN 'exclusive_win' ELSE 'intersections' END"
 )
-WHOLE = -1  # the number that says that all batches of a file are done
+WHOLE = -1  # stands for all batches of a file
 TABLES = """
     CREATE TABLE IF NOT EXISTS images (uid TEXT PRIMARY KEY, file TEXT, caption TEXT, wins INT, losses INT);
     CREATE TABLE IF NOT EXISTS pairs (winner TEXT, loser TEXT, caption TEXT);
     CREATE TABLE IF NOT EXISTS done (file TEXT, batch INT, pairs INT, ties INT, unusable INT)"""
 
 
-def prepare(source: str, out: Path) -> dict[str, int]:
-    """Convert; how many comparisons were pairs, ties and unusable."""
-    files = find(Path(source))
-    (out / "images").mkdir(exist_ok=True)
-    with closing(sqlite3.connect(out / "prepare.sqlite")) as db:
+def prepare(source: str, out: str) -> list[Path]:
+    """Convert, and print how many comparisons were pairs, ties and unusable; the files written."""
+    files, folder = find(Path(source)), output_folder(out)
+    (folder / "images").mkdir(exist_ok=True)
+    with closing(sqlite3.connect(folder / "prepare.sqlite")) as db:
         db.executescript(TABLES)
         done = set(db.execute("SELECT file, batch FROM done"))
         for file in map(Path.resolve, files):
@@ -44,19 +42,19 @@ def prepare(source: str, out: Path) -> dict[str, int]:
                 if (str(file), number) not in done:
                     counts = {"pairs": 0, "ties": 0, "unusable": 0}
                     for row in rows.to_pylist():
-                        counts[_take(db, row, out)] += 1
-                    db.execute(
-                        "INSERT INTO done VALUES (?, ?, ?, ?, ?)", (str(file), number, *counts.values())
-                    )
-                    db.commit()  # rows and the note that they are done, together
+                        counts[_take(db, row, folder)] += 1
+                    values = (str(file), number, *counts.values())
+                    db.execute("INSERT INTO done VALUES (?, ?, ?, ?, ?)", values)
+                    db.commit()  # the rows, and the note that they are done, together
             db.execute("INSERT INTO done VALUES (?, ?, 0, 0, 0)", (str(file), WHOLE))
             db.commit()
         order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
-        save_csv(out / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
-        pairs = db.execute("SELECT * FROM pairs ORDER BY rowid")
-        save_csv(out / "pairs.csv", ("winner", "loser", "caption"), pairs)
+        likes = save_csv(folder / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
+        rows = db.execute("SELECT * FROM pairs ORDER BY rowid")
+        pairs = save_csv(folder / "pairs.csv", ("winner", "loser", "caption"), rows)
         totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
-    return {k: int(v) for k, v in zip(("pairs", "ties", "unusable"), totals, strict=True)}
+    print("{:.0f} pairs; left out {:.0f} ties and {:.0f} comparisons without label or image".format(*totals))
+    return [likes, pairs, folder / "images"]
 
 
 def find(source: Path) -> list[Path]:
@@ -65,7 +63,7 @@ def find(source: Path) -> list[Path]:
         [source] if source.is_file() else sorted([*source.rglob("*.parquet"), *source.rglob("data-*.arrow")])
     )
     if not files:
-        raise InputError(f"no parquet or arrow file in {source}; fetch Pick-a-Pic v2 and name its folder")
+        raise InputError(f"no parquet or arrow file in {source}; download Pick-a-Pic v2 and name its folder")
     return files
 
 
@@ -84,7 +82,7 @@ def read(file: Path) -> Iterator:
                 _check(file, stream.schema.names)
                 yield from (batch.select(list(COLUMNS)) for batch in stream)
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file} cannot be read: {str(error).splitlines()[0]}; fetch it again") from error
+        raise InputError(f"{file} cannot be read: {str(error).splitlines()[0]}; download it again") from error
 
 
 def _check(file: Path, names: list[str]) -> None:
@@ -94,11 +92,10 @@ def _check(file: Path, names: list[str]) -> None:
 
 
 def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
-    """Add one comparison; what it was: pairs, ties or unusable."""
+    """Add one comparison; whether it belongs to pairs, ties or unusable."""
     sides = [(row[f"image_{i}_uid"], _bytes(row[f"jpg_{i}"])) for i in (0, 1)]
-    named = all(
-        uid and data and uid.replace("-", "").isalnum() for uid, data in sides
-    )  # uids become file names
+    # uids become file names
+    named = all(uid and data and uid.replace("-", "").isalnum() for uid, data in sides)
     if not row["has_label"] or row["label_0"] not in (0, 0.5, 1) or not named:
         return "unusable"
     names = []
@@ -122,33 +119,5 @@ def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
 
 
 def _bytes(image: bytes | dict | None) -> bytes | None:
-    """The file's bytes, as a plain column holds them or as `datasets` wraps an image."""
+    """The bytes of an image file, from a plain column or as `datasets` wraps them."""
     return image["bytes"] if isinstance(image, dict) else image
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser("python -m sd.prepare", description=__doc__)
-    parser.add_argument("source", help="parquet file, or folder of parquet files or of a saved dataset")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for images, pairs.csv, feedback.csv"
-    )
-    try:
-        options = parser.parse_args(argv)
-        counts = prepare(options.source, out := output_folder(options.out))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (sqlite3.Error, OSError) as error:
-        print(f"error: cannot write to {options.out}: {error}; the same command goes on", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nerror: interrupted; the same command goes on from here", file=sys.stderr)
-        return 2
-    print(f"{counts['pairs']} pairs; left out {counts['ties']} ties and {counts['unusable']} comparisons "
-          "without label or image")  # fmt: skip
-    print(f"wrote {out}/pairs.csv, {out}/feedback.csv and {out}/images")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A page of paired images with a blind vote, in one static file; and the counting of the votes it saves."""
+"""A page of paired images with a blind vote, in one static file; and the count of the votes it saves."""
 
 import base64
 import hashlib
@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sd.data import Reader
-from toy.data import generator
+from sd.feedback.table import Reader
 from toy.errors import InputError
 from toy.files import save_atomically, save_csv
+from toy.seeds import generator
 from toy.statistics import win_rate
 
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -26,8 +26,8 @@ RATE = ("win_rate", "low", "high", "bootstrap_low", "bootstrap_high", "ties")
 
 
 def write(samples: dict, scores: dict, rows: list[dict], out: Path, pairs: int) -> Path:
-    """out/page.html of what sd.evaluate found, with at most so many pairs to vote on; and out/vote-key.csv,
-    which says whose the images are: what judges are shown, and what they save, does not."""
+    """Write out/page.html, with the results and at most `pairs` pairs to vote on; and out/vote-key.csv,
+    which alone records which model drew which image: neither the vote nor what judges save does."""
     first, *others = samples
     images: dict[str, str] = {}
 
@@ -52,8 +52,8 @@ def write(samples: dict, scores: dict, rows: list[dict], out: Path, pairs: int) 
     for prompt, other in [(prompt, other) for prompt in order for other in others][:pairs]:
         mine, theirs = embed(first, prompt, 0), embed(other, prompt, 0)
         key.append((_digest(mine, theirs), first, mine, other, theirs))
-        said = {"id": key[-1][0], "prompt": samples[first].prompts[prompt].text}
-        vote.append(said | {"images": sorted([mine, theirs])})
+        pair = {"id": key[-1][0], "prompt": samples[first].prompts[prompt].text}
+        vote.append(pair | {"images": sorted([mine, theirs])})
     study = _digest(*(pair for pair, *_ in key))
     save_csv(out / "vote-key.csv", KEY, [(study, *row) for row in key])
 
@@ -79,11 +79,11 @@ def write(samples: dict, scores: dict, rows: list[dict], out: Path, pairs: int) 
 
 
 def count_votes(files: list[Path], out: Path) -> Path:
-    """Print and save as out/votes.csv how often the first model was preferred: by each judge, and by all,
-    there as the mean over pairs of the share of their judges, since votes on one pair are not independent.
-    A judge's last vote on a pair counts. Raises InputError naming the row that cannot be."""
+    """Print, and save as out/votes.csv, how often the first model was preferred: by each judge, and by all
+    judges together. The latter is the mean over pairs of the share of judges, since votes on one pair are
+    not independent. A judge's last vote on a pair counts. Raises InputError naming a row that is wrong."""
     if not (out / "vote-key.csv").is_file():
-        raise InputError(f"no vote-key.csv in {out}; --out is the folder where the page was written")
+        raise InputError(f"no vote-key.csv in {out}; --out is the folder in which the page was written")
     key = {row["pair"]: row for _, row in Reader(out / "vote-key.csv")}
     votes: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for file in files:
@@ -95,9 +95,11 @@ def count_votes(files: list[Path], out: Path) -> Path:
         for _, row in reader:
             pair = key.get(row["pair"])
             if not pair or row["study"] != pair["study"]:
-                raise reader.error(f"pair '{row['pair']}' is not of the page in {out}; choose its --out")
+                raise reader.error(
+                    f"pair '{row['pair']}' does not belong to the page in {out}; choose the --out of its page"
+                )
             if row["chosen"] not in (pair["first_image"], pair["other_image"]):
-                raise reader.error(f"chosen '{row['chosen']}' is no image of pair '{row['pair']}'")
+                raise reader.error(f"chosen '{row['chosen']}' is not an image of pair '{row['pair']}'")
             won = float(row["chosen"] == pair["first_image"])
             votes[f"{pair['first']} vs {pair['other']}"][row["judge"]][row["pair"]] = won
     if not votes:
@@ -111,9 +113,9 @@ def count_votes(files: list[Path], out: Path) -> Path:
         together = {pair: sum(won) / len(won) for pair, won in pooled.items()}
         all_of_them = [(f"all {len(judges)} judges", together)] if len(judges) > 1 else []
         for judge, given in [*sorted(judges.items()), *all_of_them]:
-            found = win_rate(torch.tensor(list(given.values())))
-            rows.append((models, judge, len(given), *(found[name] for name in RATE)))
-            rate, low, high = (100 * found[name] for name in RATE[:3])
+            rates = win_rate(torch.tensor(list(given.values())))
+            rows.append((models, judge, len(given), *(rates[name] for name in RATE)))
+            rate, low, high = (100 * rates[name] for name in RATE[:3])
             print(f"{models}, {judge}: {rate:.1f}% [{low:.1f}, {high:.1f}] of {len(given)} pairs")
     return save_csv(out / "votes.csv", ("models", "judge", "pairs", *RATE), rows)
 
@@ -123,7 +125,7 @@ def _digest(*parts: str) -> str:
 
 
 def _data_uri(path: Path) -> str:
-    """An image as text for a page, made anew, so that nothing in its file says which model drew it."""
+    """An image as text for a page, encoded anew, so that nothing in it tells which model drew it."""
     with Image.open(path) as file:
         image = file.convert("RGB")
     image.thumbnail((SIDE, SIDE))

@@ -1,13 +1,10 @@
 """A tiny but genuine Stable Diffusion pipeline, trained from nothing on a CPU in minutes, offline.
 
-python -m sd.tiny --out DIR makes the captioned images of sd.shapes, trains a tokenizer, a VAE, and a
+python -m sd tiny --out DIR draws the captioned images of sd.tiny.shapes, trains a tokenizer, a VAE, and a
 UNet together with its text encoder, and saves a folder with the files and keys of a real checkpoint.
 """
 
 import json
-import os
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,19 +19,29 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sd import models, shapes
-from sd.sample import draw
-from toy.__main__ import Parser
-from toy.data import generator
+from sd import models
+from sd.draw import draw
+from sd.tiny import shapes
+from sd.tiny.runs import GUIDANCE
 from toy.diffusion import add_noise, scaled_linear_schedule
 from toy.errors import InputError
-from toy.files import output_folder
+from toy.files import output_folder, save_folder
+from toy.seeds import generator
 
-PIPELINE = Path(__file__).parent / "tiny-pipeline"  # the committed one
 IMAGES, LENGTH = 4320, 16  # training images; tokens of a prompt
 VAE_STEPS, UNET_STEPS = (1600, 1000), 2200  # VAE: on random crops, then on whole images
-GUIDANCE = 3.0  # at which prompts are followed best
 ABAR = scaled_linear_schedule()
+
+
+def main(out: str, seed: int) -> list[Path]:
+    """Build the pipeline, and print how well it follows prompts; the folder written."""
+    folder = output_folder(out)
+    if any(folder.iterdir()) and not (folder / "model_index.json").exists():
+        raise InputError(f"{folder} holds something other than a pipeline; choose another --out")
+    build(folder, seed=seed)
+    known, held_out = followed(folder, shapes.KNOWN), followed(folder, shapes.HELD_OUT * 5)
+    print(f"it follows {known:.1%} of its training prompts and {held_out:.1%} of the held-out ones")
+    return [folder]
 
 
 def build(
@@ -50,7 +57,7 @@ def build(
     x = 2 * x - 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer, vae, unet = _tokenizer(), _vae(), _unet()
+        tokenizer, vae, unet = _tokenizer(), _vae(), make_unet()
         text = _text_encoder(len(tokenizer))
     for _ in tqdm(train_vae(vae, x, vae_steps, seed), "VAE", total=sum(vae_steps)):
         pass
@@ -111,8 +118,8 @@ def train_unet(
         x0, eps = (torch.randn(len(i), *mean.shape[1:], generator=g) for _ in range(2))
         x0 = (mean[i] + std[i] * x0) * vae.config.scaling_factor
         t = torch.randint(len(ABAR), (len(i),), generator=g)
-        said = torch.where(torch.rand(len(i), generator=g) < 0.1, 0, i + 1)
-        hidden = text(tokens[said]).last_hidden_state
+        caption = torch.where(torch.rand(len(i), generator=g) < 0.1, 0, i + 1)
+        hidden = text(tokens[caption]).last_hidden_state
         loss = F.mse_loss(unet(add_noise(x0, t, eps, ABAR), t, hidden).sample, eps)
         optimizer.zero_grad()
         loss.backward()
@@ -128,7 +135,7 @@ def train_unet(
 
 def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
     """The pipeline, with a scheduler that leaves latents unclipped."""
-    from diffusers import StableDiffusionPipeline  # here, because it has much to say when it is imported
+    from diffusers import StableDiffusionPipeline  # here, because it prints when it is imported
 
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -138,24 +145,23 @@ def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
 
 
 def save(pipeline: DiffusionPipeline, out: Path) -> None:
-    """Save as a published checkpoint is laid out, whole or not at all, replacing what was there. VAE and
-    UNet in half precision, to be small; the text encoder not, because transformers would then run it so."""
+    """Save as a published checkpoint is laid out, replacing what was there. VAE and UNet are in half
+    precision, to be small; the text encoder is not, because transformers would then also run it so."""
     for model in (pipeline.vae, pipeline.unet):
         model.half()
-    half = out.with_name(f".{os.getpid()}-{out.name}")
-    try:
-        pipeline.save_pretrained(half)
-        pipeline.tokenizer._tokenizer.model.save(str(half / "tokenizer"))  # vocab.json and merges.txt
-        (half / "tokenizer" / "tokenizer.json").unlink()
-        weights = half / "text_encoder" / "model.safetensors"
+
+    def write(folder: Path) -> None:
+        pipeline.save_pretrained(folder)
+        pipeline.tokenizer._tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json and merges.txt
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        weights = folder / "text_encoder" / "model.safetensors"
         tensors = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(weights).items()}
         save_file(tensors, weights, metadata={"format": "pt"})  # published checkpoints have the prefix
-        shutil.rmtree(out, ignore_errors=True)
-        os.rename(half, out)
+
+    try:
+        save_folder(out, write)
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {out}: {error}") from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def followed(folder: Path, scenes: list[shapes.Scene]) -> float:
@@ -198,7 +204,7 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _unet() -> UNet2DConditionModel:
+def make_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=shapes.PIXELS // 4,
         down_block_types=["CrossAttnDownBlock2D"] * 2,
@@ -209,33 +215,3 @@ def _unet() -> UNet2DConditionModel:
         cross_attention_dim=64,
         norm_num_groups=8,
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        "python -m sd.tiny", description="Train a tiny Stable Diffusion pipeline, offline, in minutes."
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="where to save it; a pipeline there is replaced"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of images and weights (0)")
-    try:
-        options = parser.parse_args(argv)
-        out = output_folder(options.out)
-        if any(out.iterdir()) and not (out / "model_index.json").exists():
-            raise InputError(f"{out} holds something else than a pipeline; choose another --out")
-        build(out, seed=options.seed)
-        known, held_out = followed(out, shapes.KNOWN), followed(out, shapes.HELD_OUT * 5)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nerror: interrupted; nothing was saved", file=sys.stderr)
-        return 2
-    print(f"it follows {known:.1%} of its prompts, and {held_out:.1%} of those it was never shown")
-    print(f"wrote {out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

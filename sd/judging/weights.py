@@ -1,4 +1,4 @@
-"""Published weights of scorers: found in a folder, read from safetensors, renamed, and all of them used."""
+"""Published weights of scorers: found in a folder, read from safetensors, renamed, and used in full."""
 
 from pathlib import Path
 
@@ -42,13 +42,13 @@ BLIP = (  # to the names of transformers' BlipVisionModel; those of the text enc
 
 
 def find(folder: Path, pattern: str, why: str) -> Path:
-    """The one file of a folder with such a name. Raises InputError: what to fetch, or to convert."""
-    found = sorted(folder.glob(pattern))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = " and ".join(path.name for path in found)
-        raise InputError(f"{folder} has {names}: keep the one that is meant")
+    """The one file of a folder with such a name. Raises InputError with what to download, or to convert."""
+    files = sorted(folder.glob(pattern))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        names = " and ".join(path.name for path in files)
+        raise InputError(f"{folder} has {names}: keep only the one to use")
     for other in folder.glob(Path(pattern).stem + ".*"):
         if other.suffix in (".pt", ".pth", ".bin"):
             raise InputError(
@@ -63,7 +63,7 @@ def read(path: Path) -> State:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors: {error}; fetch it again") from error
+        raise InputError(f"{path} cannot be read as safetensors: {error}; download it again") from error
 
 
 def part(state: State, prefix: str) -> State:
@@ -96,8 +96,8 @@ def from_open_clip(state: State) -> State:
 
 def fit(kind: type, config, state: State, path: Path, **options) -> nn.Module:
     """A module of transformers with these weights in float32, frozen. Raises InputError unless they are
-    all that it needs: from_pretrained alone would put random ones in their place."""
-    module, found = kind.from_pretrained(
+    complete: from_pretrained alone would put random weights in place of missing ones."""
+    module, report = kind.from_pretrained(
         None,
         config=config,
         state_dict=state,
@@ -106,8 +106,10 @@ def fit(kind: type, config, state: State, path: Path, **options) -> nn.Module:
         dtype=torch.float32,
         **options,
     )
-    shapes = [key if isinstance(key, str) else key[0] for key in found["mismatched_keys"]]  # before and in 5
-    wrong = {"lacks": found["missing_keys"], "should not have": found["unexpected_keys"]}
+    shapes = [
+        key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]
+    ]  # before transformers 5, and since
+    wrong = {"lacks": report["missing_keys"], "should not have": report["unexpected_keys"]}
     wrong["has another shape of"] = shapes
     for what, keys in wrong.items():
         if keys:

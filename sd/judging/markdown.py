@@ -1,4 +1,4 @@
-"""Results as Markdown, laid out like the tables of Li et al. 2024, with their figures beside ours."""
+"""Results as Markdown tables, laid out like those of Li et al. 2024, with their win rates beside ours."""
 
 ORDER = ("aesthetic", "pickscore", "imagereward", "clip", "hpsv2")  # the paper's columns; others follow
 # win rate of Diffusion-KTO (SD v1-5) in percent, on the test prompts of Pick-a-Pic v2 (Tables 1 and 3)
@@ -16,13 +16,13 @@ def markdown(rows: list[dict]) -> str:
     """Win rates against each model, means of each, and win rates by style; intervals are 95% over prompts."""
     scorers = sorted({row["scorer"]: 0 for row in rows}, key=lambda s: ORDER.index(s) if s in ORDER else 9)
     styles = [style for style in dict.fromkeys(row["style"] for row in rows) if style]
-    known = {(row["scorer"], row["style"], row["model"]): row for row in rows}
+    by_key = {(row["scorer"], row["style"], row["model"]): row for row in rows}
     first, *others = dict.fromkeys(row["model"] for row in rows)
 
     def wins(model: str, style: str, paper: bool) -> list[str]:
         cells = []
         for scorer in scorers:
-            row = known[scorer, style, model]
+            row = by_key[scorer, style, model]
             rate, low, high, ties = (100 * row[k] for k in ("win_rate", "low", "high", "ties"))
             cell = f"{rate:.1f} [{low:.1f}, {high:.1f}]" + (f", {ties:.0f}% ties" if ties else "")
             if paper and model in PAPER and scorer in ORDER:
@@ -31,9 +31,9 @@ def markdown(rows: list[dict]) -> str:
         return cells
 
     def means(model: str) -> list[str]:
-        return ["{mean:.4g} ± {half_width:.2g}".format(**known[scorer, "", model]) for scorer in scorers]
+        return ["{mean:.4g} ± {half_width:.2g}".format(**by_key[scorer, "", model]) for scorer in scorers]
 
-    prompts = known[scorers[0], "", first]["prompts"]
+    prompts = by_key[scorers[0], "", first]["prompts"]
     parts = []
     if others:
         text = f"Win rate of {first} in percent, by the median image of each of {prompts} prompts"
@@ -42,7 +42,7 @@ def markdown(rows: list[dict]) -> str:
         (f"Mean score over {prompts} prompts", [first, *others], [means(m) for m in (first, *others)])
     )
     for style in styles if others else []:
-        count = known[scorers[0], style, first]["prompts"]
+        count = by_key[scorers[0], style, first]["prompts"]
         text = f"Win rate of {first} in percent on the {count} prompts of style {style}"
         parts.append((text, [f"vs {m}" for m in others], [wins(m, style, False) for m in others]))
     return "\n".join(_table(text, scorers, names, cells) for text, names, cells in parts)

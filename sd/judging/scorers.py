@@ -1,9 +1,9 @@
 """Scores of images under their prompts, by name: load("redness"), load("pickscore=DIR").
 
-redness and following need nothing. The others read a folder with the published files: clip, pickscore,
-aesthetic, hpsv2 and imagereward. Weights come from safetensors only, every one of them must fit, and they
-are used in float32. A scorer takes RGB images and as many prompts, one batch, and gives scores (n,) on the
-CPU; `truncated` counts the different prompts that were longer than its text encoder takes, and were cut.
+redness and following need no files. The others read a folder with published ones: clip, pickscore,
+aesthetic, hpsv2 and imagereward. Weights come from safetensors only, all of them must fit, and they are
+used in float32. A scorer takes a batch of RGB images with their prompts and returns scores (n,) on the CPU;
+`truncated` counts the different prompts that were cut because its text encoder takes fewer tokens.
 """
 
 from pathlib import Path
@@ -15,8 +15,9 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
-from sd import models, shapes
-from sd.weights import BLIP, find, fit, from_open_clip, head, part, read, rename
+from sd import models
+from sd.judging.weights import BLIP, find, fit, from_open_clip, head, part, read, rename
+from sd.tiny import shapes
 from toy.errors import InputError
 
 Images = list[Image.Image]
@@ -35,7 +36,7 @@ class Redness:
 
 
 class Following:
-    """1 where an image shows all that its caption of sd.shapes says, else 0."""
+    """1 where an image shows all that its caption of the tiny world asks for, else 0."""
 
     name, truncated = "following", 0
 
@@ -43,7 +44,7 @@ class Following:
         for prompt in prompts:
             if prompt not in shapes.BY_CAPTION:
                 raise InputError(
-                    f"the scorer 'following' knows the captions of sd.shapes only, such as "
+                    f"the scorer 'following' knows only the captions of the tiny world, such as "
                     f"'{shapes.SCENES[0].caption}', not '{prompt}'"
                 )
         side = (shapes.PIXELS, shapes.PIXELS)
@@ -52,7 +53,7 @@ class Following:
 
 
 class Published:
-    """A scorer with weights: where they come from, and how prompts become tokens."""
+    """A scorer with published weights, and a tokenizer for its prompts."""
 
     def __init__(self, folder: Path, device: str):
         self.folder, self.device, self._cut = folder, device, set()
@@ -65,7 +66,7 @@ class Published:
         return find(self.folder, pattern, f"{self.name} reads {self.source}")
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
-        """input_ids and attention_mask (n, L) of prompts cut to what the text encoder takes."""
+        """input_ids and attention_mask (n, L) of prompts, cut to the length that the text encoder takes."""
         for prompt, ids in zip(prompts, self.tokenizer(prompts).input_ids, strict=True):
             if len(ids) > self.limit:
                 self._cut.add(prompt)
@@ -90,7 +91,7 @@ class CLIPScore(Published):
         self.model = fit(transformers.CLIPModel, config, state, weights).to(device)
 
     def _read(self, kind: type, *needed: str):
-        """What transformers makes of the files of a folder; one of those needed must be there."""
+        """An object of transformers, read from the folder. One of the needed files must be there."""
         if not any((self.folder / name).is_file() for name in needed):
             self.file(needed[-1])
         try:
@@ -108,13 +109,13 @@ class CLIPScore(Published):
 
     def image(self, images: Images) -> Tensor:
         """(n, D) of length 1."""
-        seen = self.model.vision_model(pixel_values=self.pixels(images).to(self.device)).pooler_output
-        return F.normalize(self.model.visual_projection(seen), dim=-1)
+        features = self.model.vision_model(pixel_values=self.pixels(images).to(self.device)).pooler_output
+        return F.normalize(self.model.visual_projection(features), dim=-1)
 
     def text(self, prompts: list[str]) -> Tensor:
         """(n, D) of length 1."""
-        said = self.model.text_model(**self.tokens(prompts)).pooler_output
-        return F.normalize(self.model.text_projection(said), dim=-1)
+        features = self.model.text_model(**self.tokens(prompts)).pooler_output
+        return F.normalize(self.model.text_projection(features), dim=-1)
 
     def scale(self, cosine: Tensor) -> Tensor:
         return (100 * cosine).clamp(min=0)
@@ -147,7 +148,7 @@ class HPSv2(CLIPScore):
         return path, from_open_clip(read(path))
 
     def pixels(self, images: Images) -> Tensor:
-        """Here the longer side is resized, and the rest is black."""
+        """(n, 3, H, W): the longer side resized, the rest black, and the colours normalised."""
         side = self.model.config.vision_config.image_size
         mean, std = (
             torch.tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std)
@@ -214,9 +215,9 @@ class ImageReward(Published):
     @torch.no_grad()
     def __call__(self, images: Images, prompts: list[str]) -> Tensor:
         pixels = self.processor(images, return_tensors="pt").pixel_values.to(self.device)
-        seen = self.vision_model(pixel_values=pixels).last_hidden_state
-        said = self.text_model(**self.tokens(prompts), encoder_hidden_states=seen).last_hidden_state
-        reward = self.head(said[:, 0])[:, 0]
+        image = self.vision_model(pixel_values=pixels).last_hidden_state
+        text = self.text_model(**self.tokens(prompts), encoder_hidden_states=image).last_hidden_state
+        reward = self.head(text[:, 0])[:, 0]
         return ((reward - self.mean) / self.std).cpu()
 
 
@@ -228,12 +229,12 @@ Scorer = Redness | Following | Published
 
 
 def load(spec: str, device: str = "cpu") -> Scorer:
-    """The scorer that `name` or `name=DIR` asks for. Raises InputError for an unknown name, for files that
-    are absent (what to fetch), and for weights of another architecture."""
+    """The scorer for `name` or `name=DIR`. Raises InputError for an unknown name, for missing files (with
+    what to download), and for weights of another architecture."""
     models.quiet()
     name, _, folder = spec.partition("=")
     if name not in SCORERS:
-        raise InputError(f"unknown scorer '{name}'; there are {', '.join(SCORERS)}")
+        raise InputError(f"unknown scorer '{name}': use one of {', '.join(SCORERS)}")
     kind = SCORERS[name]
     if not issubclass(kind, Published):
         if folder:
@@ -241,9 +242,16 @@ def load(spec: str, device: str = "cpu") -> Scorer:
         return kind()
     if not folder or not Path(folder).is_dir():
         raise InputError(
-            f"no folder '{folder}': the scorer '{name}' is asked for as {name}=DIR, with {kind.source}"
+            f"no folder '{folder}': name the scorer as {name}=DIR, where DIR holds {kind.source}"
         )
     return kind(Path(folder), device)
+
+
+def fingerprint(spec: str) -> str:
+    """A scorer's name with the names, sizes and times of its weights, by which its scores are told apart."""
+    name, _, folder = spec.partition("=")
+    files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+    return " ".join([name, *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)])
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from sd.data import Reader
+from sd.feedback.table import Reader
 from toy.errors import InputError
 
 
@@ -13,9 +13,9 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file, in its order; one that is there twice counts as two.
+    """The prompts of a file, in order; a repeated prompt counts as often as it is there.
 
-    .txt: one per line, empty lines left out. .csv: columns prompt and, if there is one, style.
+    .txt: one per line; empty lines are skipped. .csv: columns prompt and, if there is one, style.
     .tsv: PartiPrompts' columns Prompt and Category. Raises InputError naming file and row.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""What is wrong with the data, said before training: what cannot be learned from, what one should know."""
+"""Checks of the data before training: what cannot be learned from, and what one should know."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from sd import models
-from sd.cache import Cache
 from sd.config import Config
-from sd.data import Index
+from sd.feedback.cache import Cache
+from sd.feedback.index import Index
 from toy.errors import InputError
 from toy.files import save_json
 
@@ -16,48 +16,46 @@ from toy.files import save_json
 def refuse_missing(index: Index, config: Config, processes: int) -> None:
     """Raises InputError for data, or a batch, that the objective cannot learn from."""
     run, source = config.run, index.source
-    if index.paired != config.paired:
-        need = "winner, loser and caption" if config.paired else "file_name, caption and label"
-        raise InputError(f"{config.objective} needs the columns {need}, and {source} has others")
-    if config.objective == "smpo" and index.lowest is None:
+    if index.pairs != config.pairs:
+        columns = "winner, loser and caption" if config.pairs else "file_name, caption and label"
+        raise InputError(f"{config.objective} needs the columns {columns}, and {source} has others")
+    if run.needs.scores and index.lowest is None:
         raise InputError(
-            f"smpo needs winner_score and loser_score in {source}: python -m sd.score_pairs adds them"
+            f"{config.objective} needs winner_score and loser_score in {source}: "
+            "python -m sd score-pairs adds them"
         )
-    if not index.paired and run.mix > 0 and not index.liked:
-        raise InputError(f"none of the {index.images} images in {source} is desirable")
-    if not index.paired and run.mix < 1 and index.liked == index.images:
+    if not index.pairs and run.gamma > 0 and not index.liked:
+        raise InputError(f"none of the {index.images} images in {source} is liked")
+    if not index.pairs and run.gamma < 1 and index.liked == index.images:
         raise InputError(
-            f"none of the {index.images} images in {source} is undesirable; sft alone needs none"
+            f"none of the {index.images} images in {source} is disliked; only sft, or --gamma 1, needs none"
         )
-    if (
-        run.objective == "diffusion_kto"
-        and run.reference_point_from == "batch"
-        and config.batch * processes == 1
-    ):
+    own_reward = run.reference_point == "batch" and config.batch * processes == 1
+    if run.needs.reference_point and own_reward:
         raise InputError(
-            "one example's own reward is no reference point: raise --batch, or --reference-point none"
+            "a batch of 1 cannot provide a reference point: raise --batch, or use --reference-point none"
         )
 
 
 def refuse_unusable(cache: Cache, config: Config) -> None:
-    """Raises InputError for unreadable images, unless they are to be left out and there are others."""
+    """Raises InputError for unreadable images, unless they are to be left out and others remain."""
     index, unreadable = cache.index, cache.images["unreadable"]
     bad = np.flatnonzero(unreadable)
     if len(bad) and not config.skip_unreadable:
         names = _named(index, bad)
-        raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or --skip-unreadable")
-    if index.paired:
+        raise InputError(f"{len(bad)} images cannot be read: {names}; replace them, or add --skip-unreadable")
+    if index.pairs:
         left = [not (unreadable[::2] | unreadable[1::2]).all()]
     else:
         left = [not part.all() for part in np.split(unreadable, [index.liked]) if len(part)]
     if not all(left):
         raise InputError(
-            f"of {index.source} no {'pair' if index.paired else 'image of one class'} can be read"
+            f"no {'pair' if index.pairs else 'image of one class'} in {index.source} can be read"
         )
 
 
 def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
-    """What a person should know of the data, in lines; looked for once and kept beside the images."""
+    """What a person should know of the data, in lines; found once and kept beside the images."""
     index, limit = cache.index, models.token_limit(pipeline)
     file = cache.folder / f"report-{limit}.json"
     try:
@@ -65,9 +63,7 @@ def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
     except (OSError, ValueError, KeyError):
         pass  # not there, or damaged
     disliked = index.images - index.liked
-    counts = (
-        f"{index.liked} pairs" if index.paired else f"{index.liked} desirable, {disliked} undesirable images"
-    )
+    counts = f"{index.liked} pairs" if index.pairs else f"{index.liked} liked and {disliked} disliked images"
     lines = [f"{counts}, {index.captions - 1} captions"]
     bad = np.flatnonzero(cache.images["unreadable"])
     if len(bad):
@@ -76,7 +72,7 @@ def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
     long = [text[:40] for text in texts if len(pipeline.tokenizer(text).input_ids) > limit]
     if long:
         lines.append(f"{len(long)} captions are cut, being longer than {limit} tokens, as '{long[0]}...'")
-    opposites = [] if index.paired else index.find_opposites(cache.images["digest"])
+    opposites = [] if index.pairs else index.find_opposites(cache.images["digest"])
     if opposites:
         names = ", ".join(" = ".join(sorted(set(pair))) for pair in opposites[:5])
         lines.append(f"{len(opposites)} images are both liked and disliked: {names}")
@@ -86,4 +82,4 @@ def report(cache: Cache, pipeline: DiffusionPipeline) -> list[str]:
 
 def _named(index: Index, numbers: np.ndarray) -> str:
     rows = [index.image(int(i)) for i in numbers[:20]]
-    return ", ".join(f"{r.file} (row {r.row})" for r in rows) + (", ..." if len(numbers) > 20 else "")
+    return ", ".join(f"{r.file} (row {r.line})" for r in rows) + (", ..." if len(numbers) > 20 else "")

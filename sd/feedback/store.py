@@ -1,4 +1,4 @@
-"""Arrays on disk, filled once by any number of processes; they can be left half done at any moment."""
+"""Arrays on disk, filled by any number of processes. The work can be interrupted and resumed."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from toy.errors import InputError
-from toy.files import save_json
+from toy.files import save_folder, save_json
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class Chunks:
-    """Chunks of numbers below `count`, those of them that are still to do."""
+    """The chunks that are still to do, of all numbers below `count`."""
 
     todo: np.ndarray
     size: int
@@ -51,12 +51,12 @@ def fill(
     accelerator.wait_for_everyone()
     stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
     todo = np.flatnonzero(~stored["done"])
-    if "unreadable" in arrays:  # look at those again: they may have been replaced
+    if "unreadable" in arrays:  # these may have been replaced since
         todo = np.union1d(todo, np.flatnonzero(stored["unreadable"]) // size)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     mine = todo[accelerator.process_index :: processes] if accelerator.process_index < processes else todo[:0]
     chunks = Chunks(mine, size, count)
-    accelerator.wait_for_everyone()  # all have seen the same list before anyone shortens it
+    accelerator.wait_for_everyone()  # all have read the same list before anyone shortens it
     if len(todo):
         for old in folder.glob("report-*.json"):
             old.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def fill(
         for name, value in values.items():
             stored[name][chunks[k].start : chunks[k].stop] = value
         finished.append(mine[k])
-        if len(finished) == 100 or k == len(chunks) - 1:  # on disk before they are marked as done
+        if len(finished) == 100 or k == len(chunks) - 1:  # marked as done only once they are on disk
             for array in stored.values():
                 array.flush()
             stored["done"][finished] = True
@@ -82,31 +82,31 @@ def fill(
 
 
 def _create(folder: Path, about: dict, arrays: dict) -> None:
-    """Make the arrays, of zeros, unless they are there, of the same model, data and settings."""
+    """Make the arrays, of zeros, unless they are there, made with the same model, data and settings."""
     if folder.exists():
         try:
-            known = json.loads((folder / "about.json").read_text())
+            theirs = json.loads((folder / "about.json").read_text())
         except (OSError, ValueError):
-            known = {}
-        if known == about and _whole(folder, arrays):
+            theirs = {}
+        if theirs == about and _complete(folder, arrays):
             return
-        other = [key for key in about if known.get(key) != about[key] and key != "arrays"]
+        other = [key for key in about if theirs.get(key) != about[key] and key != "arrays"]
         why = f"was made with other {' and '.join(other)}" if other else "is damaged"
         print(f"{folder} {why}: encoding anew")
         shutil.rmtree(folder)
-    half = folder.with_name(f".{os.getpid()}-{folder.name}")
-    try:
-        half.mkdir(parents=True)
+
+    def write(temporary: Path) -> None:
         for name, (shape, kind) in arrays.items():
-            path = half / f"{name}.npy"
+            path = temporary / f"{name}.npy"
             array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # where it is, a full disk is an error here, not a crash later
+            if hasattr(os, "posix_fallocate"):  # a full disk is then an error here, not a crash later
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, array.nbytes)
-        save_json(half / "about.json", about)
-        os.rename(half, folder)
+        save_json(temporary / "about.json", about)
+
+    try:
+        save_folder(folder, write, replace=False)
     except OSError as error:
-        shutil.rmtree(half, ignore_errors=True)
         if (folder / "about.json").exists():  # another run was faster; its arrays are as good
             return
         size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
@@ -116,10 +116,10 @@ def _create(folder: Path, about: dict, arrays: dict) -> None:
         ) from error
 
 
-def _whole(folder: Path, arrays: dict) -> bool:
-    """Whether every array is there, in full."""
+def _complete(folder: Path, arrays: dict) -> bool:
+    """Whether every array is there, in its full shape."""
     try:
-        found = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in arrays}
+        shapes = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in arrays}
     except (OSError, ValueError):
         return False
-    return all(found[name].shape == tuple(shape) for name, (shape, _) in arrays.items())
+    return all(shapes[name] == tuple(shape) for name, (shape, _) in arrays.items())

@@ -1,61 +1,72 @@
-"""The tiny pipeline's own study: python -m sd.study.
+"""Every objective on the tiny pipeline, judged.
 
-Every objective is taught a preference for red, as for Figure 7, over several seeds; then judged as
-sd.sample and sd.evaluate judge any model: redness, prompts followed, and how often Diffusion-KTO wins.
+Every objective is taught a preference for red, as for Figure 7, over several seeds; then judged as any
+model is: redness, prompts followed, and how often Diffusion-KTO wins.
 """
 
-import sys
 from itertools import product
 from pathlib import Path
 
-import matplotlib
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from sd import models, shapes
-from sd.cache import CSFT
-from sd.evaluate import evaluate
-from sd.figure7 import COMMON, OBJECTIVES, STEPS, configure, feedback, keep, kept, make_parser
-from sd.prompts import Prompt
-from sd.sample import sample
-from sd.tiny import GUIDANCE
+from sd import models
+from sd.judging.evaluate import evaluate
+from sd.judging.prompts import Prompt
+from sd.judging.sample import sample
+from sd.tiny import shapes
+from sd.tiny.runs import COMMON, GUIDANCE, OBJECTIVES, PIPELINE, STEPS, configure, load_result, save_result
 from sd.trainer import train
 from toy import plots
-from toy.errors import InputError
 from toy.files import output_folder, save_json
+from toy.objectives import OBJECTIVES as NEEDS
 from toy.statistics import interval
 
-STUDIED = OBJECTIVES | {  # the first is compared with the others
-    "csft": {"objective": "csft", "batch": 64},
-    "smpo": {"objective": "smpo", "batch": 32},
-}
-PROMPTS = [Prompt(scene.caption, "") for scene in shapes.KNOWN]
+PROMPTS = [Prompt(caption, "") for caption in shapes.prompts("red")]
 SCORERS = {"met": "redness", "following": "following"}
 
 
-def study(seeds: int, model: str, runs: Path) -> list[dict]:
-    """Scores and win rates of sd.evaluate, of every objective and seed; runs done before are kept."""
-    data, rows = feedback("red", runs), []
-    folders = [{name: runs / f"{name}-{seed}" / "images" for name in STUDIED} for seed in range(seeds)]
-    for seed, name in tqdm(list(product(range(seeds), STUDIED)), "runs"):
-        run = str(runs / f"{name}-{seed}")
-        config = configure(STUDIED[name], seed, STEPS["red"], model=model, data=data, out=run)
-        if kept(config) is None:
+def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
+    """Train, judge, draw, and print what came out; the files written."""
+    folder = output_folder(out)
+    rows = study(seeds, model, output_folder(runs, "--runs"))
+    summary = summarise(rows)
+    note = f"A preference for red images: mean of {seeds} seeds, 95% interval"
+    path = plots.save(picture(summary, note), folder / "study.png")
+    settings = COMMON | {"steps": STEPS["red"], "objectives": OBJECTIVES}
+    table = save_json(folder / "study.json", {"settings": settings, "summary": summary, "rows": rows})
+    for entry in summary:
+        numbers = [f"{key} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, key in SCORERS.items()]
+        if "win_met" in entry:
+            rate = f"{entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f}"
+            numbers.append(f"beaten by redness on {rate} of prompts")
+        print(f"{plots.style(entry['name'])[0]:24}{', '.join(numbers)}")
+    return [path, table]
+
+
+def study(seeds: int, model: str | None, runs: Path) -> list[dict]:
+    """Scores and win rates of every objective and seed. Finished runs are not done again."""
+    rows = []
+    folders = [{name: runs / f"red-{name}-{seed}" / "images" for name in OBJECTIVES} for seed in range(seeds)]
+    for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), "runs"):
+        config = configure(name, "red", seed, model, runs)
+        if load_result(config) is None:
             for state in train(config):
                 pass
             with state.trainer.final() as pipeline:
                 draw(pipeline, folders[seed][name], name, seed)
-            keep(config, [])
+            save_result(config, [])
     for seed in tqdm(range(seeds), "judging"):
         folders[seed]["pretrained"] = runs / f"pretrained-{seed}"
-        draw(models.load(model), folders[seed]["pretrained"], "pretrained", seed)
+        draw(models.load(model or PIPELINE), folders[seed]["pretrained"], "pretrained", seed)
         rows += [{"seed": seed, **row} for row in evaluate(folders[seed], list(SCORERS.values()), runs)[2]]
     return rows
 
 
 def draw(pipeline: DiffusionPipeline, folder: Path, name: str, seed: int) -> None:
-    """5 images of each prompt; those of CSFT are asked for as good ones."""
-    prefix = CSFT[True] if name == "csft" else ""
+    """5 images of each prompt; CSFT's are asked for with its good caption."""
+    captions = NEEDS[OBJECTIVES[name]["objective"]].captions if name in OBJECTIVES else ()
+    prefix = captions[True] if captions else ""
     out = output_folder(folder)
     sample(pipeline, PROMPTS, out, name=name, seed=seed, guidance=GUIDANCE, batch=60, prefix=prefix)
 
@@ -99,36 +110,3 @@ def picture(summary: list[dict], note: str) -> plots.plt.Figure:
     right.set_xlabel("share of prompts won: filled, by redness;\nempty, by following the prompt")
     fig.suptitle(note, fontsize=10)
     return fig
-
-
-def main(argv: list[str] | None = None) -> int:
-    matplotlib.use("Agg")
-    about = "Every objective on the tiny pipeline, judged; intervals need two seeds or more."
-    parser = make_parser("python -m sd.study", about, seeds=5, least=2, runs="out/study")
-    try:
-        options = parser.parse_args(argv)
-        out, runs = output_folder(options.out), output_folder(options.runs, "--runs")
-        rows = study(options.seeds, options.model, runs)
-        summary = summarise(rows)
-        note = f"A preference for red images: mean of {options.seeds} seeds, 95% interval"
-        path = plots.save(picture(summary, note), out / "study.png")
-        settings = COMMON | {"steps": STEPS["red"], "objectives": STUDIED}
-        table = save_json(out / "study.json", {"settings": settings, "summary": summary, "rows": rows})
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nerror: interrupted; runs that were finished are kept", file=sys.stderr)
-        return 2
-    for entry in summary:
-        said = [f"{key} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, key in SCORERS.items()]
-        if "win_met" in entry:
-            rate = f"{entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f}"
-            said.append(f"beaten by redness on {rate} of prompts")
-        print(f"{plots.style(entry['name'])[0]:24}{', '.join(said)}")
-    print(f"wrote {path} and {table}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

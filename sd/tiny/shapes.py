@@ -1,11 +1,10 @@
-"""A world of captioned 32 x 32 images, small enough to learn in minutes and to judge exactly.
+"""A world of captioned 32 x 32 drawings, small enough to learn in minutes and to judge exactly.
 
 "a small red circle on a gray background": 2 sizes x 5 colours x 4 shapes x 3 backgrounds = 120
-captions, 12 of them held out from training. A prompt may leave the size open ("a red circle ...")
+captions, of which 12 are held out from training. A prompt may leave the size open ("a red circle ...")
 or the shape ("a small red shape ...").
 """
 
-import sys
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,8 +16,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from toy.__main__ import Parser
-from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv
 
 PIXELS = 32
@@ -36,7 +33,7 @@ OFFSET = 2  # pixels a shape may lie off the centre
 
 
 class Scene(NamedTuple):
-    """What a caption says, or what an image shows; None is left open."""
+    """What a caption asks for, or what an image shows; None is left open."""
 
     size: str | None
     colour: str
@@ -78,8 +75,11 @@ def training_set(count: int, seed: int) -> tuple[Tensor, list[str]]:
         scene = KNOWN[i % len(KNOWN)]
         images.append(draw(scene, rng))
         kind = rng.random()
-        said = scene._replace(size=None) if kind < 0.15 else scene
-        captions.append((scene._replace(shape=None) if kind > 0.85 else said).caption)
+        if kind < 0.15:
+            scene = scene._replace(size=None)
+        elif kind > 0.85:
+            scene = scene._replace(shape=None)
+        captions.append(scene.caption)
     return torch.stack(images), captions
 
 
@@ -122,13 +122,16 @@ def redden(images: Tensor) -> Tensor:
     return images
 
 
-PREFERENCES = ("red", "large")
+def main(preference: str, out: str) -> list[Path]:
+    """Write likes and dislikes into a folder; the files written."""
+    return write_feedback(output_folder(out), preference)
 
 
-def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int = 0) -> None:
-    """Likes and dislikes in the form that sd.data reads: images, feedback.csv and pairs.csv.
+def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int = 0) -> list[Path]:
+    """Likes and dislikes as sd.feedback reads them: images, feedback.csv and pairs.csv; and prompts.txt,
+    to judge by.
 
-    red: an image behind a red filter is liked, as it was disliked (Li et al. 2024, Figure 7).
+    red: an image behind a red filter is liked, the same image without it disliked (Li et al. 2024, Figure 7).
     large: under a caption that leaves the size open, the large one is liked and the small one disliked.
     """
     rng = np.random.default_rng([seed, 7])
@@ -150,8 +153,19 @@ def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int =
             save_atomically(folder / names[-1], Image.fromarray(pixels).save)
             likes.append((names[-1], caption, label))
         pairs.append((*names, caption, 1, 0))
-    save_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes)
-    save_csv(folder / "pairs.csv", ("winner", "loser", "caption", "winner_score", "loser_score"), pairs)
+    text = "\n".join(prompts(preference)) + "\n"
+    columns = ("winner", "loser", "caption", "winner_score", "loser_score")
+    return [
+        save_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes),
+        save_csv(folder / "pairs.csv", columns, pairs),
+        save_atomically(folder / "prompts.txt", lambda path: path.write_text(text)),
+    ]
+
+
+def prompts(preference: str) -> list[str]:
+    """Prompts to judge a model by: each known caption once, or each that leaves the size open twice."""
+    scenes = KNOWN if preference == "red" else OPEN_SIZE * 2
+    return [scene.caption for scene in scenes]
 
 
 def _cover(shape: str, radius: float, dx: float, dy: float) -> Tensor:
@@ -187,24 +201,3 @@ def _templates() -> tuple[Tensor, list[tuple[str, str]]]:
 def _nearest(colours: Tensor, palette: dict[str, tuple[float, float, float]]) -> list[str]:
     names = list(palette)
     return [names[i] for i in torch.cdist(colours, torch.tensor(list(palette.values()))).argmin(1).tolist()]
-
-
-def main(argv: list[str] | None = None) -> int:
-    about = "Likes and dislikes of made images, to align the tiny pipeline with."
-    parser = Parser("python -m sd.shapes", description=about)
-    parser.add_argument("preference", choices=PREFERENCES, help="what is liked: red images, or large shapes")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="folder for images, feedback.csv and pairs.csv"
-    )
-    try:
-        options = parser.parse_args(argv)
-        write_feedback(folder := output_folder(options.out), options.preference)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Feedback on images: a folder with a CSV, checked row by row and indexed on disk.
+
+feedback.csv: file_name (or file_path), caption, and label (liked, disliked, 1, 0, true, false) or the
+published split (exclusive_win, intersections, exclusive_lose). pairs.csv: winner, loser, caption, and
+for SmPO winner_score, loser_score. File names are relative to the CSV's folder. The index is one SQLite
+file, so that memory does not grow with the number of rows. Images are numbered, liked ones first; in an
+index of pairs, the winner of pair k is 2k and its loser 2k + 1.
+"""
+
+import math
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from sd.feedback.table import Reader
+from toy.errors import InputError
+from toy.files import save_atomically
+
+LABELS = {"liked": 1, "disliked": 0, "1": 1, "0": 0, "true": 1, "false": 0}
+SPLITS = {"exclusive_win": 1, "exclusive_lose": 0}
+INTERSECTIONS = {"liked": 1, "disliked": 0, "left_out": None}  # what the split of that name counts as
+
+
+class Row(NamedTuple):
+    """One image of the index."""
+
+    file: str
+    caption: int  # number of the caption; 0 is the empty one
+    desirable: int
+    score: float | None
+    line: int  # of the CSV
+
+
+def find_csv(data: str, pairs: bool) -> Path:
+    """The CSV that --data names: the file itself, or the one in the folder."""
+    path, name = Path(data), "pairs.csv" if pairs else "feedback.csv"
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"no folder or CSV file {path}; --data is the folder of {name}")
+    if not (path / name).is_file():
+        other = "feedback.csv" if pairs else "pairs.csv"
+        hint = f"; it has {other}, for objectives on {'likes and dislikes' if pairs else 'pairs'}"
+        raise InputError(
+            f"no {name} in {path}{hint if (path / other).is_file() else ''}; --data may name a CSV too"
+        )
+    return path / name
+
+
+class Index:
+    """The images of a CSV, by number. Every process that uses it opens it anew."""
+
+    def __init__(self, path: Path):
+        self.path, self._process = path, None
+        facts = dict(self._db.execute("SELECT key, value FROM about"))
+        self.source, self.digest, self.pairs = Path(facts["source"]), facts["digest"], facts["pairs"] == "1"
+        self.root = self.source.parent
+        self.images, self.liked = int(facts["images"]), int(facts["liked"])
+        self.captions = int(facts["captions"])  # with the empty one
+        self.lowest, self.highest = (facts[k] and float(facts[k]) for k in ("lowest", "highest"))
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._process != os.getpid():  # a connection must not cross a fork
+            self._connection = _connect(self.path)
+            self._process = os.getpid()
+        return self._connection
+
+    def __del__(self):
+        if hasattr(self, "_connection"):
+            self._connection.close()
+
+    def __getstate__(self):
+        return {k: v for k, v in vars(self).items() if k != "_connection"} | {"_process": None}
+
+    def image(self, number: int) -> Row:
+        query = "SELECT file, caption, desirable, score, line FROM images WHERE rowid = ?"
+        return Row(*self._db.execute(query, (number + 1,)).fetchone())
+
+    def partner(self, number: int) -> int:
+        """The number of the other image of a pair."""
+        return number + 1 if number % 2 == 0 else number - 1
+
+    def caption(self, number: int) -> str:
+        return self._db.execute("SELECT text FROM captions WHERE id = ?", (number,)).fetchone()[0]
+
+    def normalised(self, score: float) -> float:
+        """A reward model's score, min-max normalised over the whole data set (Lu et al. 2025)."""
+        return (score - self.lowest) / max(self.highest - self.lowest, 1e-12)
+
+    def find_opposites(self, digests: Iterable[bytes]) -> list[tuple[str, str]]:
+        """Files with the same content but opposite labels, given every image's digest (b"" for none)."""
+        with closing(sqlite3.connect("")) as scratch:  # a temporary file
+            scratch.execute("ATTACH ? AS index_file", (str(self.path),))
+            scratch.execute("CREATE TABLE contents (digest BLOB)")
+            scratch.executemany("INSERT INTO contents VALUES (?)", ((bytes(digest),) for digest in digests))
+            query = """SELECT min(file), max(file)
+                FROM contents JOIN index_file.images ON contents.rowid = images.rowid
+                WHERE digest != x'' GROUP BY digest HAVING min(desirable) < max(desirable)"""
+            return scratch.execute(query).fetchall()
+
+
+def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:
+    """The index of a CSV, kept in `folder`. It is built if it is not there or the CSV has changed."""
+    stat = csv_path.stat()
+    identity = f"layout 3, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
+    path = folder / "index.sqlite"
+    if path.exists():
+        try:
+            with closing(_connect(path)) as db:
+                if ("identity", identity) in db.execute("SELECT key, value FROM about"):
+                    return Index(path)
+        except sqlite3.Error:
+            pass
+        print(f"{csv_path} or the way it is read has changed: indexing it again")
+    try:
+        save_atomically(path, lambda temporary: _build(csv_path, temporary, identity, intersections))
+    except sqlite3.Error as error:
+        raise InputError(f"cannot write the index {path}: {error}; choose another --cache") from error
+    return Index(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+
+
+def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
+    path.unlink(missing_ok=True)
+    reader = Reader(csv_path)
+    pairs = bool({"winner", "loser"} & set(reader.columns))
+    rows = read_pairs(reader) if pairs else read_feedback(reader, intersections)
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        db.execute("CREATE TABLE raw (file TEXT, text TEXT, desirable INTEGER, score REAL, line INTEGER)")
+        progress = tqdm(rows, "reading rows", unit="", leave=False)
+        db.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", progress)
+        order = "raw.rowid" if pairs else "desirable DESC, raw.rowid"
+        db.executescript(f"""
+            CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
+            INSERT INTO captions VALUES (0, '');
+            INSERT OR IGNORE INTO captions (text) SELECT DISTINCT text FROM raw;
+            CREATE TABLE images (file TEXT, caption INTEGER, desirable INTEGER, score REAL, line INTEGER);
+            INSERT INTO images SELECT file, captions.id, desirable, score, line
+                FROM raw JOIN captions USING (text) ORDER BY {order};
+            DROP TABLE raw;
+            CREATE TABLE about (key TEXT, value TEXT);
+            INSERT INTO about SELECT 'images', count(*) FROM images;
+            INSERT INTO about SELECT 'liked', CAST(total(desirable) AS INTEGER) FROM images;
+            INSERT INTO about SELECT 'captions', count(*) FROM captions;
+            INSERT INTO about SELECT 'lowest', min(score) FROM images;
+            INSERT INTO about SELECT 'highest', max(score) FROM images""")
+        facts = {"identity": identity, "source": csv_path.resolve(), "pairs": int(pairs)}
+        facts["digest"] = f"{reader.digest.hexdigest()} {intersections}"
+        db.executemany("INSERT INTO about VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
+        db.commit()
+        db.execute("VACUUM")
+
+
+def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
+    """(file, caption, desirable, None, line) of each row that counts."""
+    file, caption = reader.need("file_name", "file_path"), reader.need("caption")
+    label = reader.need("label", "split")
+    meanings = LABELS if label == "label" else SPLITS | {"intersections": INTERSECTIONS[intersections]}
+    for line, row in reader:
+        word = row[label].strip().lower()
+        if word not in meanings:
+            raise reader.error(f"unknown {label} '{row[label]}': use one of {', '.join(meanings)}")
+        desirable = meanings[word]
+        if desirable is not None:
+            yield reader.inside(row[file]), row[caption].strip(), desirable, None, line
+
+
+def read_pairs(reader: Reader) -> Iterator[tuple]:
+    """The winner's and the loser's (file, caption, desirable, score, line) of each row."""
+    sides = ((reader.need("winner"), 1), (reader.need("loser"), 0))
+    caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)
+    line = 0
+    for line, row in reader:
+        if row["winner"] == row["loser"]:
+            raise reader.error(f"image '{row['winner']}' is both winner and loser")
+        for side, desirable in sides:
+            score = None
+            if scored:
+                try:
+                    score = float(row[f"{side}_score"])
+                except ValueError:
+                    score = math.nan
+                if not math.isfinite(score):
+                    raise reader.error(f"{side}_score '{row[f'{side}_score']}' is not a number")
+            yield reader.inside(row[side]), row[caption].strip(), desirable, score, line
+    if not line:
+        raise InputError(f"{reader.path} has no pairs")

@@ -1,0 +1,72 @@
+"""Any CSV, read row by row, with errors that name the row."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from toy.errors import InputError
+
+
+class Reader:
+    """The rows of a CSV as dicts, and a digest of the file. Raises InputErrors that name the row. In a
+    file that ends in .tsv, tabs separate columns and quotes are plain text."""
+
+    def __init__(self, path: Path):
+        self.path, self.digest, self.line = path, hashlib.sha256(), 0
+        self.tabs = path.suffix == ".tsv"
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
+        self._csv = csv.DictReader(self._lines(), strict=True, **form)
+        try:
+            self.columns = [name.strip() for name in self._csv.fieldnames or []]
+        except csv.Error as error:
+            raise InputError(f"{path}: {error}") from error
+        self._csv.fieldnames = self.columns
+
+    def _lines(self) -> Iterator[str]:
+        with open(self.path, "rb") as file:
+            for self.line, line in enumerate(file, 1):
+                self.digest.update(line)
+                try:
+                    yield line.decode("utf-8-sig" if self.line == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        try:
+            for row in self._csv:
+                if None in row or None in row.values():
+                    raise self.error(f"has {'more' if None in row else 'fewer'} fields than the header")
+                if any(row.values()):  # not a row of nothing but commas
+                    yield self.line, row
+        except csv.Error as error:
+            raise self.error(str(error)) from error
+
+    def error(self, what: str) -> InputError:
+        return InputError(f"{self.path}, row {self.line}: {what}")
+
+    def need(self, *names: str) -> str:
+        """The first of the names that is a column. Raises InputError if none is."""
+        for name in names:
+            if name in self.columns:
+                return name
+        columns = ", ".join(self.columns) or "none"
+        mark = "tabs" if self.tabs else "commas"
+        hint = f"; columns are separated by {mark}" if len(self.columns) < 2 else ""
+        raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
+
+    def inside(self, name: str) -> str:
+        """The file name, if it names a file inside the data folder. Raises InputError otherwise."""
+        root = str(self.path.parent.resolve())
+        try:
+            whole = os.path.realpath(os.path.join(root, name))
+        except ValueError as error:
+            raise self.error(f"{name!r} is not a file name") from error
+        if os.path.isabs(name) or os.path.commonpath([root, whole]) != root:
+            raise self.error(
+                f"image '{name}' must lie in {root}, and its name must be relative to that folder"
+            )
+        if not os.path.isfile(whole):
+            raise self.error(f"no image '{name}' in {root}")
+        return name

@@ -1,0 +1,153 @@
+"""Images of prompts in a folder, to judge a model by: PNG files, and index.csv, which names them.
+
+Run the same command again after an interruption: it resumes, and ends with the same images.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image, PngImagePlugin
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from sd import models
+from sd.draw import BATCH, draw_batch, name_noises
+from sd.feedback.images import UNREADABLE
+from sd.judging.prompts import Prompt, read_prompts
+from toy.errors import InputError
+from toy.files import output_folder, save_atomically, save_csv, save_json
+
+COLUMNS = ("file_name", "prompt", "style", "number", "index")  # of index.csv
+
+
+def main(
+    model: str,
+    prompts: str,
+    out: str,
+    *,
+    lora: str | None,
+    prefix: str,
+    precision: str,
+    **options,
+) -> list[Path]:
+    """Load a model, report what is unusual about the prompts, and sample; index.csv."""
+    texts, folder = read_prompts(prompts), output_folder(out)
+    pipeline = models.load(model)
+    name = model_name(model)
+    if lora:
+        load_lora(pipeline, lora)
+        name += f" + {model_name(lora)}"
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu", models.DTYPES[precision])
+    cut = count_cut(pipeline, [prefix + prompt.text for prompt in texts])
+    if cut:
+        print(f"{cut} of {len(texts)} prompts are cut, being longer than the text encoder takes")
+    if repeated := len(texts) - len({prompt.text for prompt in texts}):
+        print(f"{repeated} of {len(texts)} prompts are repeated; each repetition gets other noise")
+    try:
+        index = sample(pipeline, texts, folder, name=name, prefix=prefix, **options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError("the GPU's memory does not hold a batch; use a smaller --batch") from error
+    print(f"{len(texts) * options['count']} images of {len(texts)} prompts")
+    return [index]
+
+
+def sample(
+    pipeline: DiffusionPipeline,
+    prompts: list[Prompt],
+    out: Path,
+    *,
+    name: str,
+    count: int = 5,
+    seed: int = 0,
+    steps: int = 20,
+    guidance: float | None = None,
+    batch: int = BATCH,
+    prefix: str = "",
+) -> Path:
+    """Draw `count` images per prompt into a folder, as PNG files that record prompt, seed and model;
+    returns index.csv, written last. A prefix goes before every prompt, but not into the index or the
+    choice of noise.
+
+    A batch of which an image is missing is drawn anew as a whole, so that images are the same to the bit
+    after an interruption. Raises InputError if the folder holds images made in another way.
+    """
+    settings = {
+        "model": name,
+        "weights": [models.digest(part) for part in (pipeline.unet, *models.encoders(pipeline))],
+        "scheduler": type(pipeline.scheduler).__name__,
+        "device and precision": f"{pipeline.device.type}, {pipeline.unet.dtype}",
+        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],
+        "prefix": prefix,
+        "count": count,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "batch": batch,
+    }
+    _claim(out, settings)
+    rows = [(f"{p:05d}-{i}.png", *prompt, p, i) for p, prompt in enumerate(prompts) for i in range(count)]
+    noises = list(name_noises([prompt for _, prompt, *_ in rows]))
+    batches = [slice(k, k + batch) for k in range(0, len(rows), batch)]
+    todo = [chosen for chosen in batches if not all(_readable(out / file) for file, *_ in rows[chosen])]
+    for chosen in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), leave=False):
+        texts = [prefix + prompt for _, prompt, *_ in rows[chosen]]
+        images = draw_batch(pipeline, texts, noises[chosen], steps, guidance, seed)
+        for image, (file, prompt, *_) in zip(images, rows[chosen], strict=True):
+            note = PngImagePlugin.PngInfo()
+            for key, value in {"prompt": prefix + prompt, "seed": str(seed), "model": name}.items():
+                note.add_itxt(key, value)
+            pixels = Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().numpy())
+            save_atomically(out / file, lambda path, p=pixels, n=note: p.save(path, pnginfo=n))
+    return save_csv(out / "index.csv", COLUMNS, rows)
+
+
+def _claim(out: Path, settings: dict) -> None:
+    """Record how a folder's images are made; refuse a folder whose images were made in another way."""
+    file = out / "sampling.json"
+    if any(out.iterdir()):
+        try:
+            theirs = json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{out} holds something other than samples; choose another --out") from error
+        other = ", ".join(key for key, value in settings.items() if theirs.get(key) != value)
+        if other:
+            raise InputError(f"{out} holds images made with another {other}; choose another --out")
+    save_json(file, settings)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except UNREADABLE:
+        return False
+    return True
+
+
+def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
+    """Add the adapters that `sd train --tune lora` saved. Raises InputError if they do not fit."""
+    file = "pytorch_lora_weights.safetensors"
+    if not (Path(folder) / file).is_file():
+        raise InputError(f"no {file} in {folder}; --lora is the folder 'lora' of a run with --tune lora")
+    try:
+        pipeline.load_lora_weights(folder, weight_name=file, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{folder} does not fit the model: {reason}") from error
+    if not pipeline.get_active_adapters():
+        raise InputError(f"{folder} does not fit the model: it has no adapters of its UNet")
+
+
+def model_name(folder: str | Path) -> str:
+    """The name of a model in its images: its folder's, or its run's, and never the path to it."""
+    path = Path(folder).resolve()
+    return path.parent.name if path.name in ("model", "lora") else path.name
+
+
+def count_cut(pipeline: DiffusionPipeline, texts: list[str]) -> int:
+    """The number of texts that are longer than a text encoder (for XL, one of two) takes."""
+    tokenizers = [pipeline.tokenizer] + ([pipeline.tokenizer_2] if models.is_xl(pipeline) else [])
+    return sum(any(len(t(text).input_ids) > t.model_max_length for t in tokenizers) for text in texts)

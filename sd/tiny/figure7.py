@@ -1,0 +1,128 @@
+"""One user's taste, on the tiny pipeline (the paper's Figure 7).
+
+Each objective is taught a preference for red images, or for large shapes under prompts that leave the
+size open, from the same likes and dislikes. Two things are measured over training steps and seeds: how
+far samples meet the preference, and whether they still show what their prompt says.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from sd import models
+from sd.draw import draw
+from sd.tiny import shapes
+from sd.tiny.runs import COMMON, GUIDANCE, OBJECTIVES, PIPELINE, STEPS, configure, load_result, save_result
+from sd.trainer import train
+from toy import plots
+from toy.files import output_folder, save_json
+from toy.statistics import interval
+
+COMPARED = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded", "sft", "diffusion_dpo")
+TITLES = {"red": "A preference for red images", "large": "A preference for large shapes"}
+MEASURED = {"red": "redness", "large": "share of large shapes"}
+
+
+def main(seeds: int, model: str | None, out: str, runs: str, preference: str) -> list[Path]:
+    """Teach, measure, draw, and print what came out; the files written."""
+    folder = output_folder(out)
+    rows, shown = study(preference, seeds, model, output_folder(runs, "--runs"))
+    summary = summarise(rows)
+    sure = "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95% interval"
+    note = f"{TITLES[preference]}: {sure}; images of seed 0 from the same noise"
+    name = "figure7" if preference == "red" else f"figure7-{preference}"
+    path = plots.save(picture(preference, summary, shown, note), folder / f"{name}.png")
+    settings = COMMON | {"steps": STEPS[preference], "objectives": {k: OBJECTIVES[k] for k in COMPARED}}
+    table = save_json(folder / f"{name}.json", {"settings": settings, "summary": summary, "rows": rows})
+    for entry in summary:
+        if entry["step"] == STEPS[preference]:
+            met, following = (
+                f"{entry[k]:.3f}" + (f" ± {entry[f'{k}_half_width']:.3f}" if seeds > 1 else "")
+                for k in ("met", "following")
+            )
+            label = plots.style(entry["name"])[0]
+            print(f"{label:24}{MEASURED[preference]} {met}, prompts followed {following}")
+    return [path, table]
+
+
+def measure(images: Tensor, captions: list[str], preference: str) -> dict[str, float]:
+    """How far the preference is met, and the share of images that show what their caption says."""
+    if preference == "red":
+        met = shapes.redness(images)
+    else:
+        met = torch.tensor([scene.size == "large" for scene in shapes.judge(images)]).float()
+    return {"met": met.mean().item(), "following": shapes.follows(images, captions).float().mean().item()}
+
+
+def study(preference: str, seeds: int, model: str | None, runs: Path) -> tuple[list[dict], dict[str, Tensor]]:
+    """Measurements of every objective, seed and step; and some images of the first seed."""
+    captions, steps = shapes.prompts(preference), STEPS[preference]
+    before = draw(models.load(model or PIPELINE), captions, guidance=GUIDANCE)
+    rows, shown = [], {"pretrained": before[:: len(before) // 12]}
+    for seed, name in tqdm(list(product(range(seeds), COMPARED)), f"runs, {preference}"):
+        config = configure(name, preference, seed, model, runs)
+        kept_images = Path(config.out) / "images.safetensors"
+        measured = load_result(config)
+        if measured is None:
+            measured = []
+            for state in train(config):
+                if state.step % (steps // 5) == 0:
+                    with state.trainer.final() as pipeline:
+                        images = draw(pipeline, captions, guidance=GUIDANCE, seed=seed)
+                    spread = (state.metrics or {}).get("spread")
+                    row = {"step": state.step, "spread": spread} | measure(images, captions, preference)
+                    measured.append(row)
+            save_file({"images": images[:: len(images) // 12].contiguous()}, kept_images)
+            save_result(config, measured)
+        rows += [{"name": name, "seed": seed, **row} for row in measured]
+        shown.setdefault(name, load_file(kept_images)["images"])
+    return rows, shown
+
+
+def summarise(rows: list[dict]) -> list[dict]:
+    """Mean and half width of the 95% interval over seeds, of every objective and step."""
+    summary = []
+    for name, step in dict.fromkeys((row["name"], row["step"]) for row in rows):
+        same = [row for row in rows if (row["name"], row["step"]) == (name, step)]
+        entry = {"name": name, "step": step, "seeds": len(same)}
+        for key in ("met", "following"):
+            entry[key], entry[f"{key}_half_width"] = interval([row[key] for row in same])
+        spreads = [row["spread"] for row in same if row["spread"] is not None]
+        entry["spread"] = sum(spreads) / len(spreads) if spreads else None
+        summary.append(entry)
+    return summary
+
+
+def picture(preference: str, summary: list[dict], shown: dict[str, Tensor], note: str) -> plots.plt.Figure:
+    """Both measures over steps, with bands; below them images before and after, of the same noise."""
+    fig = plots.plt.figure(figsize=(9, 8.6), layout="constrained")
+    above, below = fig.subfigures(2, 1, height_ratios=(1, 1.15))
+    axes = above.subplots(1, 2)
+    for ax, key, label in zip(
+        axes, ("met", "following"), (MEASURED[preference], "prompts followed"), strict=True
+    ):
+        for name in COMPARED:
+            text, colour, marker, line = plots.style(name)
+            same = [entry for entry in summary if entry["name"] == name]
+            x, mean, half = (torch.tensor([e[k] for e in same]) for k in ("step", key, f"{key}_half_width"))
+            ax.plot(x, mean, color=colour, marker=marker, linestyle=line, label=text, markersize=4)
+            ax.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+        ax.set(xlabel="alignment step", ylabel=label)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, linewidth=0.5)
+    above.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    axes[1].set_ylim(top=1.02)
+    grid = torch.cat([torch.cat(list(images), -1) for images in shown.values()], 1)
+    ax = below.subplots()
+    ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    ax.set_xticks([])
+    side = shapes.PIXELS
+    ax.set_yticks([side * (i + 0.5) for i in range(len(shown))], [plots.style(name)[0] for name in shown])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    fig.suptitle(note, fontsize=10)
+    return fig

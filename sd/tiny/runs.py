@@ -1,0 +1,54 @@
+"""Runs on the tiny pipeline: one objective is taught one preference; a finished run is not done again."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from sd.config import Config, read_recipe
+from sd.tiny import shapes
+from toy.files import output_folder, save_json
+
+PIPELINE = Path(__file__).parent / "pipeline"  # the committed one
+GUIDANCE = 3.0  # at which it follows prompts best
+OBJECTIVES = {
+    "kahneman_tversky": {"objective": "diffusion_kto", "utility": "kahneman_tversky", "batch": 64},
+    "loss_averse": {"objective": "diffusion_kto", "utility": "loss_averse", "batch": 64},
+    "risk_seeking_bounded": {"objective": "diffusion_kto", "utility": "risk_seeking_bounded", "batch": 64},
+    "sft": {"objective": "sft", "batch": 64},
+    "csft": {"objective": "csft", "batch": 64},
+    "diffusion_dpo": {"objective": "diffusion_dpo", "batch": 32},  # pairs, so 64 images too
+    "smpo": {"objective": "smpo", "batch": 32},
+}
+RECIPE = read_recipe("tiny")
+COMMON = {k: RECIPE[k] for k in ("beta", "gamma", "lr", "warmup", "precision")}
+STEPS = {"red": 90, "large": 40}
+
+
+def configure(name: str, preference: str, seed: int, model: str | None, runs: Path) -> Config:
+    """The settings of a run; its folder is in `runs`, and so are the likes and dislikes, made if need be."""
+    data = output_folder(runs / f"{preference}-data")
+    if not (data / "prompts.txt").exists():
+        shapes.write_feedback(data, preference)
+    out, steps = runs / f"{preference}-{name}-{seed}", STEPS[preference]
+    places = {"model": str(model or PIPELINE), "data": str(data), "out": str(out)}
+    often = {"steps": steps, "save_every": steps, "log_every": max(1, steps // 5), "workers": 0}
+    return Config(seed=seed, **COMMON, **OBJECTIVES[name], **places, **often)
+
+
+def load_result(config: Config) -> list[dict] | None:
+    """The rows of a finished run with the same settings. If there is none, its folder is removed."""
+    result = Path(config.out) / "result.json"
+    if result.exists():
+        content = json.loads(result.read_text())
+        if content["settings"] == json.loads(json.dumps(asdict(config))):
+            return content["rows"]
+    shutil.rmtree(config.out, ignore_errors=True)
+    return None
+
+
+def save_result(config: Config, rows: list[dict]) -> list[dict]:
+    """Keep the rows of a finished run; its checkpoints are removed."""
+    shutil.rmtree(Path(config.out) / "checkpoints")
+    save_json(Path(config.out) / "result.json", {"settings": asdict(config), "rows": rows})
+    return rows

@@ -1,0 +1,98 @@
+"""The command line that toy and sd share: python -m PACKAGE COMMAND.
+
+A command names its function as "module:function". The module is imported after the arguments are
+read, so that --help and the first line do not wait for PyTorch.
+"""
+
+import argparse
+import ctypes
+import importlib
+import os
+import sqlite3
+import sys
+import time
+
+from toy.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def number(low: float, high: float, kind=float):
+    """An argument type: a number above low, up to high."""
+
+    def parse(text: str):
+        value = kind(text)
+        if not low < value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is out of range: above {low:g}, up to {high:g}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def add_command(commands, name: str, function: str, about: str, resumes: bool = False, **options) -> Parser:
+    """Add a command. Its function takes the arguments by name and returns the files it wrote; `resumes`
+    says whether the same command, run again, takes up an interrupted one."""
+    parser = commands.add_parser(name, help=about, description=about, **options)
+    parser.set_defaults(function=function, resumes=resumes, first_line=f"{parser.prog}: {about}")
+    return parser
+
+
+def run(parser: Parser, argv: list[str] | None = None) -> int:
+    """Read the arguments, run the command, say what it wrote; the exit code, 2 for bad input."""
+    start = time.perf_counter()
+    suit_machine()
+    os.environ["MPLBACKEND"] = "Agg"  # pictures go into files, also where there is no screen
+    resumes = False
+    try:
+        options = vars(parser.parse_args(argv))
+        resumes = options.pop("resumes")
+        if is_main_process():
+            print(options.pop("first_line"), flush=True)
+        options.pop("first_line", None)
+        module, _, function = options.pop("function").partition(":")
+        for path in getattr(importlib.import_module(module), function)(**options):
+            print(f"wrote {path}")
+    except InputError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {_way_out(resumes)}")
+    except (OSError, sqlite3.Error) as error:
+        return _fail(f"{error}; {_way_out(resumes)}")
+    if is_main_process():
+        print(f"done in {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def suit_machine() -> None:
+    """Two settings of GNU/Linux that suit many short products; elsewhere they do nothing. They are read
+    when PyTorch is imported, so this comes first."""
+    # threads that wait for each other by spinning crawl when any other program is busy (2 to 20 times)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:  # returning freed memory to the system after each step, and faulting it in anew, costs a tenth
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+    mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
+def _way_out(resumes: bool) -> str:
+    if resumes:
+        return "what was finished is kept: run the same command again to resume"
+    return "no file was left half-written: run the same command again to start over"
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,111 @@
+"""Diffusion-KTO in one loop: one model, one run, nothing hidden. Read this first, then change it.
+
+A network learns to guess the noise in noisy points (pretrain). Then it becomes the policy and learns
+from likes and dislikes, beside a frozen copy of itself, the reference (align). toy/train.py does the
+same for many runs at once. `python -m toy.plain` runs it, in seconds.
+
+B is the size of a batch: x0, xt and eps are (B, 2), t and desirable are (B,).
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from toy import data
+from toy.diffusion import add_noise, linear_schedule, sample
+from toy.utilities import kahneman_tversky
+
+ABAR = linear_schedule()  # the share of signal left at each of 1000 timesteps
+
+
+class Denoiser(nn.Module):
+    """Guesses the noise eps in noisy points xt at timesteps t."""
+
+    def __init__(self, width=256):
+        super().__init__()
+        layers = nn.Linear(10, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, xt, t):
+        angle = torch.pi * t[:, None] / (len(ABAR) - 1) * torch.tensor([1, 2, 4, 8])
+        return self.layers(torch.cat([xt, angle.sin(), angle.cos()], 1))  # 2 + 4 + 4 inputs
+
+
+def error(model, xt, t, eps):
+    """How far off the guess of the noise is: one number for each example, (B,)."""
+    return (model(xt, t) - eps).square().mean(1)
+
+
+def kto_loss(policy, reference, x0, desirable, t, eps, utility, beta):
+    """The loss of Diffusion-KTO on a batch, one number (Li et al. 2024)."""
+    xt = add_noise(x0, t, eps, ABAR)  # both models see the same noisy points
+    with torch.no_grad():
+        reference_error = error(reference, xt, t, eps)
+    g = reference_error - error(policy, xt, t, eps)  # reward: how much better the policy guesses
+    z0 = g.mean().clamp(min=0).detach()  # reference point: a reward above it is a gain
+    s = torch.where(desirable, 1.0, -1.0)  # for a disliked example, a reward below it is
+    x = s * beta * (g - z0)  # what each example gained, or lost if it is negative
+    return (1 - utility(x)).mean()  # the smaller the loss, the larger the mean utility
+
+
+def align(policy, likes, utility=kahneman_tversky, beta=4.0, gamma=0.8, steps=250, batch=128, lr=1e-3):
+    """Train the policy on likes and dislikes; yields the loss of each step, which starts at 1 - U(0)."""
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    liked, disliked = likes.x0[likes.desirable], likes.x0[~likes.desirable]
+    optimizer = torch.optim.Adam(policy.parameters())
+    for step in range(steps):
+        desirable = torch.rand(batch) < gamma  # an example is a liked one with probability gamma
+        some_liked = liked[torch.randint(len(liked), (batch,))]
+        some_disliked = disliked[torch.randint(len(disliked), (batch,))]
+        x0 = torch.where(desirable[:, None], some_liked, some_disliked)
+        t, eps = torch.randint(len(ABAR), (batch,)), torch.randn(batch, 2)
+        loss = kto_loss(policy, reference, x0, desirable, t, eps, utility, beta)
+        update(optimizer, loss, lr * (1 - step / steps))
+        yield loss.item()
+
+
+def pretrain(model, points, steps=1000, batch=256, lr=2e-3):
+    """Train a model on points (n, 2) of mean 0 and standard deviation 1; yields the loss of each step."""
+    optimizer = torch.optim.Adam(model.parameters())
+    for step in range(steps):
+        x0 = points[torch.randint(len(points), (batch,))]
+        t, eps = torch.randint(len(ABAR), (batch,)), torch.randn(batch, 2)
+        loss = error(model, add_noise(x0, t, eps, ABAR), t, eps).mean()
+        update(optimizer, loss, lr * (1 - step / steps))
+        yield loss.item()
+
+
+def update(optimizer, loss, lr):
+    """One step of gradient descent."""
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def draw(model, n=3500):
+    """Samples (n, 2): pure noise, cleaned in 20 strides."""
+    *_, x0 = sample(lambda xt, t: model(xt, t.expand(n)), torch.randn(n, 2), ABAR, steps=20)
+    return x0
+
+
+def main():
+    torch.manual_seed(0)
+    world = data.figure6()  # what people like lies around (0.3, 0.8), what they dislike below it
+    points, likes = world.base(10_000, torch.default_generator), data.feedback(world)
+    center, scale = points.mean(0), points.std()
+    model = Denoiser()
+    for title, training in (
+        ("pretrained", pretrain(model, (points - center) / scale)),
+        ("aligned", align(model, likes._replace(x0=(likes.x0 - center) / scale))),
+    ):
+        for _ in training:
+            pass
+        samples = draw(model) * scale + center
+        liked, disliked = world.is_desirable(samples).float(), world.is_undesirable(samples).float()
+        print(f"{title:10} {liked.mean():5.1%} of samples liked, {disliked.mean():5.1%} disliked")
+
+
+if __name__ == "__main__":
+    main()

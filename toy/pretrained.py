@@ -1,0 +1,40 @@
+"""Pretrained models, kept in a folder, so that the next command need not train them again."""
+
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
+
+from toy.data import World
+from toy.files import save_atomically
+from toy.model import WIDTH, Denoiser
+from toy.seeds import generator
+from toy.train import PRETRAIN_STEPS, last, pretrain
+
+POINTS = 10_000  # pretraining points
+SETTINGS = dict(pretrain.__kwdefaults__)  # a kept model must have been made with these
+
+
+def pretrained(world: World, seed: int, cache: Path) -> Denoiser:
+    """The model pretrained on a world with a seed: from the cache, or trained now and put there."""
+    path = cache / f"{world.name}-{seed}.safetensors"
+    points = world.base(POINTS, generator("pretraining points", seed))
+    settings = SETTINGS | {"seed": seed, "points": points.double().sum().item(), "width": WIDTH}
+    settings = {key: str(value) for key, value in settings.items()}
+    model = Denoiser()
+    if path.exists():
+        try:
+            with safe_open(path, "pt") as file:
+                theirs = file.metadata()
+            if theirs == settings:
+                model.load_state_dict(safetensors.torch.load_file(path))
+                return model
+            tqdm.write(f"{path} was pretrained with other settings: training it anew")
+        except (SafetensorError, RuntimeError, OSError) as error:
+            tqdm.write(f"{path} is damaged ({str(error).splitlines()[0]}): training it anew")
+    states = tqdm(pretrain(points, seed=seed), f"pretraining, seed {seed}", PRETRAIN_STEPS, leave=False)
+    model = last(states).policy
+    state = model.state_dict()
+    save_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=settings))
+    return model
