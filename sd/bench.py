@@ -43,7 +43,7 @@ SIZES = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sd21": {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
              "use_linear_projection": True},
-    "sdxl": XL | {"sample_size": 128, "cross_attention_dim": 2048},
+    "sdxl": XL | {"sample_size": 128, "cross_attention_dim": 2048}
 }  # fmt: skip
 TOKENS = 77
 
@@ -68,7 +68,7 @@ def bench(
     with tempfile.TemporaryDirectory() as out:
         config = Config(
             model="-", data="-", out=out, batch=batch, precision=precision, steps=10**9, save_every=10**9,
-            log_every=10**9, warmup=0, workers=4 if gpu else 0, gradient_checkpointing=gradient_checkpointing,
+            log_every=10**9, warmup=0, workers=4 if gpu else 0, gradient_checkpointing=gradient_checkpointing
         )  # fmt: skip
         for compiled, tune in itertools.product((False, True)[: 1 + compile], ("full", "lora")):
             rate, memory, share = measure(size, replace(config, tune=tune, compile=compiled), seconds)

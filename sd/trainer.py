@@ -33,7 +33,7 @@ from toy.objectives import LossInputs
 # settings that do not change a run's numbers (compile: but for rounding)
 MAY_CHANGE_ON_RESUME = (
     "model", "data", "out", "cache", "steps", "batch", "workers", "gradient_checkpointing", "compile",
-    "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts",
+    "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts"
 )  # fmt: skip
 
 

@@ -72,14 +72,7 @@ def prospect_theory(x: Tensor) -> Tensor:
 
 UTILITIES: dict[str, Utility] = {
     f.__name__: f
-    for f in (
-        kahneman_tversky,
-        loss_averse,
-        risk_seeking,
-        risk_seeking_bounded,
-        linear,
-        prospect_theory,
-    )
+    for f in (kahneman_tversky, loss_averse, risk_seeking, risk_seeking_bounded, linear, prospect_theory)
 }
 
 

@@ -24,14 +24,7 @@ COLUMNS = ("file_name", "prompt", "style", "number", "index")  # of index.csv
 
 
 def main(
-    model: str,
-    prompts: str,
-    out: str,
-    *,
-    lora: str | None,
-    prefix: str,
-    precision: str,
-    **options,
+    model: str, prompts: str, out: str, *, lora: str | None, prefix: str, precision: str, **options
 ) -> list[Path]:
     """Load a model, report what is unusual about the prompts, and sample; index.csv."""
     texts, folder = read_prompts(prompts), output_folder(out)
