@@ -3,7 +3,7 @@
 # make lab       open the lessons in Jupyter
 # make notebooks run all lessons in order and keep their outputs
 # make test      run the tests
-# make figures   regenerate everything in figures/
+# make figures   regenerate everything in figures/, and the tables made of it
 # make lint      check style
 
 PYTHON ?= python3
@@ -17,16 +17,18 @@ figure6: $(VENV)/base
 	$(RUN) -m toy figure6
 
 figure7: $(VENV)/sd
-	$(RUN) -m sd.figure7
+	$(RUN) -m sd figure7
 
 figures: $(VENV)/sd
 	$(RUN) -m toy figure6 --seeds 10 --out figures
 	for world in moons rings grid; do $(RUN) -m toy figure6 --world $$world --seeds 5 --out figures || exit; done
 	$(RUN) -m toy utilities --out figures
 	$(RUN) -m toy sweep --seeds 10 --out figures
-	$(RUN) -m sd.figure7 --seeds 5 --out figures
-	$(RUN) -m sd.figure7 --seeds 5 --out figures --preference large
-	$(RUN) -m sd.study --seeds 5 --out figures
+	$(RUN) -m toy sweep --seeds 5 --world moons --out figures
+	$(RUN) -m sd figure7 --seeds 5 --out figures
+	$(RUN) -m sd figure7 --seeds 5 --out figures --preference large
+	$(RUN) -m sd study --seeds 5 --out figures
+	$(RUN) docs/tables.py
 
 lab: $(VENV)/notebooks
 	$(RUN) -m jupyter lab notebooks
@@ -37,7 +39,7 @@ notebooks: $(VENV)/notebooks
 	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb
 
 test: $(VENV)/dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev
 	$(RUN) -m ruff check .

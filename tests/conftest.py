@@ -1,9 +1,10 @@
-# ruff: noqa: E402 (the first import comes before torch)
 """What several tests share: a small pretrained model, made once."""
 
 from toy.cli import suit_machine
 
 suit_machine()  # before torch is imported
+
+import os
 
 import pytest
 import torch
@@ -12,10 +13,14 @@ from toy import data
 from toy.model import Denoiser
 from toy.train import last, pretrain
 
+# two cores, shared by the workers of `pytest -n 2`
+THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
+
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+def threads():
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -130,15 +130,8 @@ def diffusion_dpo(
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-DPO: mean of -log sigmoid(0.5 * beta * (g_w - g_l)) over pairs. Wallace et al. 2023,
     eq. 14, as published code scales it."""
-    return pairwise(
-        winner_policy_error,
-        loser_policy_error,
-        winner_reference_error,
-        loser_reference_error,
-        utility=loss_averse,
-        beta=beta,
-        with_metrics=with_metrics,
-    )
+    errors = (winner_policy_error, loser_policy_error, winner_reference_error, loser_reference_error)
+    return pairwise(*errors, utility=loss_averse, beta=beta, with_metrics=with_metrics)
 
 
 def smpo(
@@ -160,14 +153,8 @@ def smpo(
     noise. Lu et al. 2025.
     """
     pair_beta = (2 * smpo_gamma * _precise(winner_probability) - smpo_gamma) * beta
-    return diffusion_dpo(
-        winner_policy_error,
-        loser_policy_error,
-        winner_reference_error,
-        loser_reference_error,
-        beta=pair_beta,
-        with_metrics=with_metrics,
-    )
+    errors = (winner_policy_error, loser_policy_error, winner_reference_error, loser_reference_error)
+    return diffusion_dpo(*errors, beta=pair_beta, with_metrics=with_metrics)
 
 
 def _precise(error: Tensor) -> Tensor:

@@ -74,55 +74,47 @@ class Run:
 
     def loss(self, inputs: LossInputs, with_metrics: bool = True) -> tuple[Tensor, losses.Metrics]:
         """(loss, metrics) of the objective with these settings."""
-        return self.needs.loss(self, inputs, with_metrics)
+        return self.needs.loss(self, inputs, with_metrics=with_metrics)
 
     def __str__(self) -> str:
         utility = f" with {self.utility_name}" if self.utility_name else ""
         return f"{self.objective}{utility}, beta {self.beta:g}, seed {self.seed}"
 
 
-def _sft(run: Run, inputs: LossInputs, with_metrics: bool):
+def _sft(run: Run, inputs: LossInputs, **options):
     return losses.sft(inputs.policy_error, inputs.desirable)
 
 
-def _csft(run: Run, inputs: LossInputs, with_metrics: bool):
+def _csft(run: Run, inputs: LossInputs, **options):
     return losses.csft(inputs.policy_error)
 
 
-def _diffusion_kto(run: Run, inputs: LossInputs, with_metrics: bool):
-    return losses.diffusion_kto(
-        inputs.policy_error,
-        inputs.reference_error,
-        inputs.desirable,
-        utility=run.utility,
-        beta=run.beta,
-        z0=0.0 if run.reference_point == "none" else inputs.z0,
-        weight_desirable=run.weight_desirable,
-        weight_undesirable=run.weight_undesirable,
-        with_metrics=with_metrics,
-    )
+def _diffusion_kto(run: Run, inputs: LossInputs, **options):
+    options["z0"] = 0.0 if run.reference_point == "none" else inputs.z0
+    options |= {"weight_desirable": run.weight_desirable, "weight_undesirable": run.weight_undesirable}
+    errors = inputs.policy_error, inputs.reference_error
+    return losses.diffusion_kto(*errors, inputs.desirable, utility=run.utility, beta=run.beta, **options)
 
 
-def _pairwise(run: Run, inputs: LossInputs, with_metrics: bool):
-    settings = {"utility": run.utility, "beta": run.beta, "with_metrics": with_metrics}
-    return losses.pairwise(*inputs.pairs(), **settings)
+def _pairwise(run: Run, inputs: LossInputs, **options):
+    return losses.pairwise(*inputs.pairs(), utility=run.utility, beta=run.beta, **options)
 
 
-def _diffusion_dpo(run: Run, inputs: LossInputs, with_metrics: bool):
-    return losses.diffusion_dpo(*inputs.pairs(), beta=run.beta, with_metrics=with_metrics)
+def _diffusion_dpo(run: Run, inputs: LossInputs, **options):
+    return losses.diffusion_dpo(*inputs.pairs(), beta=run.beta, **options)
 
 
-def _smpo(run: Run, inputs: LossInputs, with_metrics: bool):
+def _smpo(run: Run, inputs: LossInputs, **options):
     winner, loser = inputs.score.chunk(2, -1)
     probability = torch.sigmoid(winner - loser)  # the softmax over two scores
-    return losses.smpo(*inputs.pairs(), probability, beta=run.beta, with_metrics=with_metrics)
+    return losses.smpo(*inputs.pairs(), probability, beta=run.beta, **options)
 
 
 @dataclass(frozen=True)
 class Objective:
     """A row of the table: the loss, and what training must provide for it."""
 
-    loss: Callable[[Run, LossInputs, bool], tuple[Tensor, losses.Metrics]]
+    loss: Callable[..., tuple[Tensor, losses.Metrics]]  # (run, inputs, with_metrics=...)
     pairs: bool = False  # learns from pairs, not from likes and dislikes one by one
     undesirable: bool = True  # learns from undesirable examples too
     reference: bool = True  # compares the policy with its frozen reference

@@ -21,15 +21,16 @@ from toy.train import ALIGN_STEPS, align, captions, draw
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache
 Named = list[tuple[str, Run]]  # what to align with, under the name by which plots know it
-MEANS = ("desirable_rate", "undesirable_rate", "distance", "alignment", "avoidance", "seconds")
+MIDDLE = (ALIGN_STEPS // 2 - 25, ALIGN_STEPS // 2, ALIGN_STEPS // 2 + 25)  # where the spread is looked at
+MEANS = ("desirable_rate", "undesirable_rate", "distance", "alignment", "avoidance", "spread", "seconds")
 
 
 def study(
     world: World, runs: Named, seeds: int, cache: str, flipped: float = 0.0
 ) -> tuple[list[dict], list[dict], dict[str, Tensor]]:
     """Align each run for every seed, with its own data and pretrained model: (a row for each run and
-    seed, the pretrained models' metrics by seed, seed 0's samples by name). `seconds` is a run's
-    share of its ensemble's training and sampling time."""
+    seed, the pretrained models' metrics by seed, seed 0's samples by name). `spread` is beta *
+    std(g) in the middle of a run, `seconds` a run's share of its ensemble's time."""
     folder = output_folder(cache, "--cache")
     rows, before, samples, broken = [], [], {}, defaultdict(list)
     title = f"{len(runs)} runs x {seeds_text(seeds)}" + (f", {flipped:.0%} flipped" if flipped else "")
@@ -40,9 +41,12 @@ def study(
             models = {seed: pretrained(world, seed, folder) for seed in call}
             feedback = {seed: data.feedback(world, flipped=flipped, seed=seed) for seed in call}
             seeded = [(name, replace(run, seed=seed)) for seed in call for name, run in runs]
-            start = time.perf_counter()
+            start, spreads = time.perf_counter(), [[] for _ in seeded]
             for state in align(models, feedback, [run for _, run in seeded]):
                 bar.update()
+                if state.step in MIDDLE:
+                    for i, values in enumerate(spreads):
+                        values.append(state.metrics(i).get("spread", math.nan))
             points = draw(state.policy, SAMPLES, condition=captions([run for _, run in seeded]))
             seconds = (time.perf_counter() - start) / len(seeded)
             for seed in call:
@@ -59,7 +63,8 @@ def study(
                 settings = {"objective": run.objective, "utility": run.utility_name, "beta": run.beta}
                 settings |= {"gamma": run.gamma, "flipped": flipped, "seed": run.seed}
                 judged = compare(judge(points[i], world, run.seed), before[run.seed])
-                rows.append({"name": name, **settings, **judged, "seconds": seconds, "stopped": stopped})
+                judged |= {"spread": math.fsum(spreads[i]) / len(spreads[i]), "seconds": seconds}
+                rows.append({"name": name, **settings, **judged, "stopped": stopped})
     for messages in broken.values():
         more = f" (so were {len(messages) - 1} more of its seeds)" if len(messages) > 1 else ""
         print(messages[0] + more)

@@ -1,0 +1,163 @@
+"""Write the tables of README.md and docs/results.md anew from figures/*.json: python docs/tables.py
+
+A table stands between <!-- table: name --> and <!-- end -->, where name is a function of this file.
+A test holds the committed pages to what this prints, so that no number can drift.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from toy.plots import style
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+MAIN = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
+
+
+def summary(figure: str) -> list[dict]:
+    return json.loads((ROOT / "figures" / f"{figure}.json").read_text())["summary"]
+
+
+def pick(entries: list[dict], **settings) -> dict:
+    """The one entry with these settings."""
+    [entry] = [e for e in entries if all(e[k] == v for k, v in settings.items())]
+    return entry
+
+
+def label(name: str) -> str:
+    return style(name)[0]
+
+
+def number(entry: dict, key: str = "balance", half_width: str = "half_width") -> str:
+    return f"{entry[key]:.3f} ± {entry[half_width]:.3f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def figure6_short() -> str:
+    """Balance and disliked share of every objective that stays on the data."""
+    entries = sorted(summary("figure6"), key=lambda e: -e["balance"])
+    rows = [
+        [label(e["name"]), number(e), f"{e['desirable_rate']:.1%}", f"{e['undesirable_rate']:.1%}"]
+        for e in entries
+    ]
+    return table(["objective", "balance", "liked", "disliked"], rows)
+
+
+def figure6() -> str:
+    rows = []
+    for e in sorted(summary("figure6"), key=lambda e: -e["balance"]):
+        far = e["distance"] is None or e["distance"] > 100
+        distance = ["far away", "far away"] if far else [f"{e['distance']:.3f}", f"{e['alignment']:.2f}"]
+        shares = [f"{e['desirable_rate']:.1%}", f"{e['undesirable_rate']:.1%}"]
+        rows.append([label(e["name"]), *shares, *distance, f"{e['avoidance']:.2f}", number(e)])
+    header = ["objective", "liked", "disliked", "distance", "alignment", "avoidance", "balance"]
+    return table(header, rows)
+
+
+def worlds() -> str:
+    names = {
+        "figure6": "Figure 6",
+        "figure6-moons": "moons",
+        "figure6-rings": "rings",
+        "figure6-grid": "grid",
+    }
+    entries = {world: summary(world) for world in names}
+    rows = [
+        [label(name), *(number(pick(entries[world], name=name)) for world in names)]
+        for name in (*MAIN, "sft", "csft")
+    ]
+    return table(["objective", *names.values()], rows)
+
+
+def beta() -> str:
+    return _over("beta", (1.0, 2.0, 4.0, 8.0, 16.0, 32.0), (*MAIN, "diffusion_dpo"))
+
+
+def gamma() -> str:
+    return _over("gamma", (0.2, 0.5, 0.8, 1.0), MAIN)
+
+
+def noise() -> str:
+    return _over("flipped", (0.0, 0.1, 0.2, 0.3, 0.4), (*MAIN, "sft"))
+
+
+def _over(knob: str, values: tuple, names: tuple) -> str:
+    entries, usual = summary("sweep"), {"beta": 4.0, "gamma": 0.8, "flipped": 0.0}
+    rows = [
+        [f"{v:g}", *(number(pick(entries, name=name, **usual | {knob: v})) for name in names)] for v in values
+    ]
+    return table([knob if knob != "flipped" else "wrong labels", *map(label, names)], rows)
+
+
+def utilities() -> str:
+    usual = {"beta": 4.0, "gamma": 0.8, "flipped": 0.0}
+    names = (*MAIN, "prospect_theory", "linear", "risk_seeking")
+    entries = sorted((pick(summary("sweep"), name=n, **usual) for n in names), key=lambda e: -e["balance"])
+    return table(["utility", "balance"], [[label(e["name"]), number(e)] for e in entries])
+
+
+def spread() -> str:
+    """Of each utility, the beta with the best balance, and beta * std(g) there."""
+    rows = []
+    for figure, world in (("sweep", "Figure 6"), ("sweep-moons", "moons")):
+        entries = [e for e in summary(figure) if e["gamma"] == 0.8 and e["flipped"] == 0.0]
+        for name in MAIN:
+            mine = [e for e in entries if e["name"] == name]
+            best = max(mine, key=lambda e: e["balance"])
+            good = [e for e in mine if e["balance"] + e["half_width"] >= best["balance"]]
+            betas, spreads = ([e[k] for e in good] for k in ("beta", "spread"))
+            cells = [f"{best['beta']:g}", number(best), f"{best['spread']:.1f}"]
+            cells += [f"{min(betas):g} to {max(betas):g}", f"{min(spreads):.1f} to {max(spreads):.1f}"]
+            rows.append([f"{label(name)}, {world}", *cells])
+    header = ["", "best beta", "balance", "spread", "betas as good", "their spread"]
+    return table(header, rows)
+
+
+def red() -> str:
+    return _figure7("figure7", (18, 36, 90), "redness")
+
+
+def large() -> str:
+    return _figure7("figure7-large", (16, 40), "share of large shapes")
+
+
+def _figure7(figure: str, steps: tuple, met: str) -> str:
+    entries = summary(figure)
+    rows = []
+    for name in (*MAIN, "sft", "diffusion_dpo"):
+        at = [pick(entries, name=name, step=step) for step in steps]
+        cells = [number(e, "met", "met_half_width") for e in at]
+        rows.append([label(name), *cells, number(at[-1], "following", "following_half_width")])
+    start = pick(entries, name="sft", step=0)
+    rows.append(["before", number(start, "met", "met_half_width")] + [""] * len(steps))
+    rows[-1][-1] = number(start, "following", "following_half_width")
+    return table(["objective", *(f"{met}, step {step}" for step in steps), "prompts followed"], rows)
+
+
+def study() -> str:
+    rows = []
+    for e in summary("study"):
+        win = number(e, "win_met", "win_met_half_width") if "win_met" in e else ""
+        cells = [number(e, "met", "met_half_width"), number(e, "following", "following_half_width")]
+        rows.append([label(e["name"]), *cells, win])
+    return table(["objective", "redness", "prompts followed", "share of prompts won against it"], rows)
+
+
+def fill(text: str) -> str:
+    """A page with its tables written anew."""
+
+    def write(match: re.Match) -> str:
+        return f"{match[1]}\n{globals()[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?\n?(<!-- end -->)", write, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))
+        print(f"wrote {page.relative_to(ROOT)}")
