@@ -48,20 +48,20 @@ def compare(
 ) -> str | None:
     """None if both give the same value, and the same gradient for every floating (B,) or (B, 2) input.
     Else the sentence of the mistake that explains it, or what was returned and what would be right."""
-    found, wanted = (_answer(function, inputs, gradients) for function in (student, right))
-    if not isinstance(found[0], Tensor):
-        return no_tensor(found[0])
-    if _same(found, wanted):
+    answer, solution = (_answer(function, inputs, gradients) for function in (student, right))
+    if not isinstance(answer[0], Tensor):
+        return no_tensor(answer[0])
+    if _same(answer, solution):
         return None
-    if not _same(found, _answer(student, inputs, gradients)):
+    if not _same(answer, _answer(student, inputs, gradients)):
         return "it answers differently each time: nothing here is drawn by chance"
     for mistake, text in mistakes:
-        if _same(found, _answer(mistake, inputs, gradients)):
+        if _same(answer, _answer(mistake, inputs, gradients)):
             return text
-    if found[0].shape != wanted[0].shape:
-        return wrong_shape(found[0], wanted[0].shape)
-    if not _same(found[:1], wanted[:1]):
-        return f"this check's inputs give {_few(found[0])}, where {_few(wanted[0])} is right"
+    if answer[0].shape != solution[0].shape:
+        return wrong_shape(answer[0], solution[0].shape)
+    if not _same(answer[:1], solution[:1]):
+        return f"this check's inputs give {_few(answer[0])}, where {_few(solution[0])} is right"
     return (
         "the value is right, its gradient is not: is something detached that should not be, or not detached?"
     )
@@ -81,12 +81,12 @@ def compare_numbers(student: Callable, right: Callable, cases: list[tuple], mist
     return compare(on_all(student), on_all(right), (), [(on_all(m), text) for m, text in mistakes])
 
 
-def wrong_shape(value, wanted: tuple) -> str | None:
-    """None for a tensor of the shape that is wanted."""
+def wrong_shape(value, shape: tuple) -> str | None:
+    """None for a tensor of this shape."""
     if not isinstance(value, Tensor):
         return no_tensor(value)
-    if value.shape != torch.Size(wanted):
-        return f"it returns the shape {tuple(value.shape)}; asked for is {tuple(wanted)}"
+    if value.shape != torch.Size(shape):
+        return f"it returns the shape {tuple(value.shape)}; asked for is {tuple(shape)}"
     return None
 
 
@@ -99,16 +99,16 @@ def no_tensor(value) -> str:
 def _answer(function: Callable, inputs: tuple, gradients: bool) -> list:
     """The value of a function and its gradient for each floating input, zeros where there is none."""
 
-    def wanted(value) -> bool:
+    def needs_gradient(value) -> bool:
         return gradients and isinstance(value, Tensor) and value.is_floating_point() and value.numel() < 100
 
-    inputs = [v.clone().requires_grad_() if wanted(v) else v for v in inputs]
+    inputs = [v.clone().requires_grad_() if needs_gradient(v) else v for v in inputs]
     value = function(*inputs)
     if isinstance(value, int | float):
         value = torch.tensor(float(value))
     if not isinstance(value, Tensor):
         return [value]
-    variables = [v for v in inputs if wanted(v)]
+    variables = [v for v in inputs if needs_gradient(v)]
     slopes = [None] * len(variables)
     if value.requires_grad and variables:
         slopes = torch.autograd.grad(value.sum(), variables, allow_unused=True)
@@ -116,10 +116,10 @@ def _answer(function: Callable, inputs: tuple, gradients: bool) -> list:
     return [value.detach().float(), *slopes]
 
 
-def _same(found: list, wanted: list) -> bool:
+def _same(answer: list, solution: list) -> bool:
     return all(
-        f.shape == w.shape and torch.allclose(f, w, rtol=1e-4, atol=1e-5, equal_nan=True)
-        for f, w in zip(found, wanted, strict=True)
+        a.shape == s.shape and torch.allclose(a, s, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for a, s in zip(answer, solution, strict=True)
     )
 
 

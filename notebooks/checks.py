@@ -61,7 +61,7 @@ def ddim_step(student):
         return step
 
     mistakes = [
-        (of(lambda x0, a, b, eps: x0), "that is the estimated x0: noise it again, as much as t_next has"),
+        (of(lambda x0, a, b, eps: x0), "that is the estimated x0: noise it again, to the level of t_next"),
         (
             of(lambda x0, a, b, eps: a.sqrt() * x0 + (1 - a).sqrt() * eps),
             "the shares must be t_next's, not t's",
@@ -226,8 +226,8 @@ def balance(student):
         return lambda a, b: formula(a, b) if a > 0 and b > 0 else 0.0
 
     mistakes = [
-        (lambda a, b: (a + b) / 2, "that is the arithmetic mean, in which one pays for the other"),
-        (unless(lambda a, b: (a + b) / 2), "that is the arithmetic mean, in which one pays for the other"),
+        (lambda a, b: (a + b) / 2, "that is the arithmetic mean: one makes up for the other"),
+        (unless(lambda a, b: (a + b) / 2), "that is the arithmetic mean: one makes up for the other"),
         (
             lambda a, b: 2 * a * b / (a + b),
             "it is 0 where either is not positive: the formula does not know that",
@@ -310,15 +310,15 @@ def draw_batch(student):
 def flip_labels(student):
     """Both classes lose the same share of their labels, and the given ones stay as they were."""
     desirable = torch.arange(1000) < 400
-    before = desirable.clone()
-    flipped = student(desirable, 0.25, generator("exercise", 6))
-    if not torch.equal(desirable, before):
+    original = desirable.clone()
+    labels = student(desirable, 0.25, generator("exercise", 6))
+    if not torch.equal(desirable, original):
         return "the labels that were given are changed too: work on a clone()"
-    if wrong := wrong_shape(flipped, (1000,)):
+    if wrong := wrong_shape(labels, (1000,)):
         return wrong
-    if flipped.dtype != torch.bool:
-        return f"labels are bool, yours are {flipped.dtype}"
-    liked, disliked = ((flipped != before)[kind].float().mean().item() for kind in (before, ~before))
+    if labels.dtype != torch.bool:
+        return f"labels are bool, yours are {labels.dtype}"
+    liked, disliked = ((labels != original)[kind].float().mean().item() for kind in (original, ~original))
     if max(liked, disliked) == 0 or min(liked, disliked) == 1:
         return "all or nothing is flipped: each label needs a number of its own"
     if min(liked, disliked) == 0:
@@ -327,7 +327,7 @@ def flip_labels(student):
         return "that flips all but the share that was asked for"
     if abs(liked - 0.25) > 0.1 or abs(disliked - 0.25) > 0.1:
         return f"asked for 25%, it flips {liked:.0%} of the liked and {disliked:.0%} of the disliked"
-    if torch.equal(student(desirable, 0.25, generator("exercise", 7)), flipped):
+    if torch.equal(student(desirable, 0.25, generator("exercise", 7)), labels):
         return "the same examples are flipped whatever the generator: draw them from it"
     return _undetermined(lambda g: student(desirable, 0.25, g))
 
@@ -366,7 +366,7 @@ def dpo_loss(student):
     ]
 
     def right(*a):
-        return losses.diffusion_dpo(*a[:4], beta=a[4], watch=False)[0]
+        return losses.diffusion_dpo(*a[:4], beta=a[4], with_metrics=False)[0]
 
     return compare(student, right, (*(errors(k) for k in range(4)), 3.0), mistakes)
 
@@ -487,7 +487,7 @@ def redness(student):
 
 @exercise
 def feedback_csv(student):
-    """sd.train takes it as it is."""
+    """python -m sd train takes it as it is."""
     names, captions = ["a.png", "b.png"], ["a red circle, small", 'a "blue" square']
     text = student(names, captions, [True, False])
     if not isinstance(text, str):

@@ -1,6 +1,7 @@
 """The course: every lesson as it is committed, and run anew from another folder, its controls used."""
 
 import ast
+import inspect
 import os
 import re
 from pathlib import Path
@@ -11,6 +12,10 @@ from nbclient import NotebookClient
 
 from notebooks.answers import EXERCISES
 from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
+from sd.__main__ import parser as sd_parser
+from sd.align import Aligner
+from toy import losses, plain
+from toy.__main__ import parser as toy_parser
 
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -25,8 +30,8 @@ HANDS = {
         'noise.value, utility.value = 0.0, "risk_seeking"',
     ),
     ("7_your_utility", "controls(rows"): (
-        "ticks = len(ticked)\nfor button in buttons:\n    button.value = False\nassert ticks and not ticked",
-        "for button in buttons[:70]:\n    button.value = not button.disabled\nassert len(ticked) > 10",
+        "assert liked_squares\nfor button in buttons:\n    button.value = False\nassert not liked_squares",
+        "for button in buttons[:70]:\n    button.value = not button.disabled\nassert len(liked_squares) > 10",
     ),
     ("8_stable_diffusion", "like.on_click"): (
         "for scene in shapes.judge(choices):\n    (like if scene.shape == 'circle' else dislike).click()",
@@ -96,6 +101,31 @@ def test_a_lesson_has_all_its_parts(path):
     assert words.count("\n- ", words.index("## In three lines")) == 3
     for file in re.findall(r"`((?:toy|sd|notebooks)/[\w/.]+)`", words[words.index("**Sources.**") :]):
         assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize(
+    ("number", "function"),
+    [
+        (3, losses.diffusion_kto),
+        (3, plain.kto_loss),
+        (3, plain.align),
+        (8, Aligner.loss),
+        (8, Aligner.gather),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", value),
+)
+def test_the_code_that_a_committed_lesson_prints_is_the_code_as_it_is(number, function):
+    assert inspect.getsource(function).strip() in "\n".join(texts(read(LESSONS[number - 1])))
+
+
+@lessons
+def test_every_command_that_a_lesson_names_exists(path):
+    words = "\n".join(cell.source for cell in read(path).cells)
+    for name, parser in (("toy", toy_parser()), ("sd", sd_parser())):
+        assert set(re.findall(rf"-m {name} ([\w-]+)", words)) <= set(
+            parser._subparsers._group_actions[0].choices
+        )
+    assert not re.findall(r"-m (?:toy|sd)\.\w+", words)
 
 
 def test_every_exercise_is_in_one_lesson_and_left_open_there():

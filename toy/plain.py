@@ -94,7 +94,8 @@ def main():
     torch.manual_seed(0)
     world = data.figure6()  # what people like lies around (0.3, 0.8), what they dislike below it
     points, likes = world.base(10_000, torch.default_generator), data.feedback(world)
-    center, scale = points.mean(0), points.std()
+    center = points.mean(0)
+    scale = (points - center).std()
     model = Denoiser()
     for title, training in (
         ("pretrained", pretrain(model, (points - center) / scale)),

@@ -1,9 +1,9 @@
 """Training in 2-D, as generators: they yield after every step, and the caller draws, logs, stops.
 
-This is toy/plain.py for many runs at once, and the same numbers. Three things make it fast: the
-weights of all runs lie side by side, so that a step is a few large matrix products; runs with the
-same seed share their batches and the reference's errors; and runs that differ only in beta, gamma
-or seed share one call of their loss. A single run is an ensemble of one.
+This is toy/plain.py for many runs at once: the same loss and, on the same batch, the same step. Three
+things make it fast. The weights of all runs lie side by side, so that a step is a few large matrix
+products. Runs with the same seed share their batches and the reference's errors. Runs that differ only
+in beta, gamma or seed share one call of their loss. A single run is an ensemble of one.
 """
 
 import collections
@@ -102,12 +102,13 @@ def align(
     condition, captioned = captions(runs), any(run.needs.captions for run in runs)
     groups = list(group(runs))
     inverted = [i for i, run in enumerate(runs) if run.needs.inversion]
+    their_references = references.select([start_of[i] for i in inverted])
     mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
     endless = batches(references, feedbacks, [stream_of(run) for run in runs], batch, ABAR)
     stopped: dict[int, str] = {}
     for step, (examples, unrelated) in zip(range(steps), endless, strict=False):
         if inverted:
-            _invert(examples, inverted, policy, references.select([start_of[i] for i in inverted]))
+            _invert(examples, inverted, policy, their_references)
         caption = condition * (2.0 * examples.desirable - 1) if captioned else 0.0
         error = denoising_error(policy, examples.xt, examples.t, examples.eps, caption)
         z0 = losses.reference_point(error, examples.reference_error)
