@@ -1,7 +1,6 @@
-"""The policy, its reference, and the loss between them: the losses of toy/ on denoising errors of images."""
+"""The policy, its reference, and their loss: a loss of toy/, computed from the denoising errors of images."""
 
 import math
-from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ from toy.objectives import LossInputs
 
 
 class Aligner:
-    """What one step computes. `unet` is trained; `policy` is the same module, wrapped by DDP if need be."""
+    """What one step computes. `unet` is trained. `policy` is the same module, inside DDP if that is used."""
 
     def __init__(self, pipeline: DiffusionPipeline, config: Config, accelerator: Accelerator):
         self.pipeline, self.config, self.accelerator = pipeline, config, accelerator
@@ -33,10 +32,10 @@ class Aligner:
         self.policy = accelerator.prepare_model(self.unet)
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossInputs]:
-        """The loss of this process's batch, with its gradient; and the inputs of all processes, (n,) each,
-        without gradient. The reference point is the mean reward over all of them."""
+        """The loss of this process's batch, with gradient, and the inputs of all processes, (n,) each,
+        without. The reference point is the mean reward over all processes."""
         policy_error, reference_error = self.errors(batch)
-        z0 = torch.zeros_like(reference_error)  # not known before all processes have met
+        z0 = torch.zeros_like(reference_error)  # the real one needs the errors of all processes
         inputs = LossInputs(policy_error, reference_error, batch["desirable"], batch["score"], z0)
         everyone = self.gather(inputs)
         z0 = reference_point(everyone.policy_error, everyone.reference_error)
@@ -65,7 +64,7 @@ class Aligner:
         weight = self.abar[t] if self.config.eps_weighting and self.velocity else 1.0
 
         def error(unet: nn.Module) -> Tensor:
-            # an autocast of its own: weights rounded without gradient must not serve a pass with gradient
+            # one autocast per pass: weights that it cached without gradient would get none in the next pass
             with self.accelerator.autocast():
                 prediction = models.predict(unet, xt, t, condition)
             return weight * (prediction - target).square().mean((1, 2, 3))
@@ -73,14 +72,16 @@ class Aligner:
         policy_error = error(self.policy)
         if not self.config.run.needs.reference:
             return policy_error, policy_error.detach()
-        off = nullcontext() if self.reference is not None else models.without_adapters(self.unet)
-        with torch.no_grad(), off:
-            return policy_error, error(self.reference if self.reference is not None else self.unet)
+        with torch.no_grad():
+            if self.reference is not None:
+                return policy_error, error(self.reference)
+            with models.without_adapters(self.unet):
+                return policy_error, error(self.unet)
 
     def receive(self, batch: Batch) -> Batch:
-        """A batch on this device, encoded if the cache did not."""
-        move = {"device": self.accelerator.device, "non_blocking": True}
-        batch = {k: v.to(**move) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        """The batch on this device; without a cache, its images and captions are encoded here."""
+        device = self.accelerator.device
+        batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         if "pixels" in batch:
             mean, deviation = models.encode_images(self.pipeline, batch.pop("pixels")).chunk(2, 1)
             batch["x0"] = mean + deviation * batch.pop("noise")
@@ -89,14 +90,14 @@ class Aligner:
 
 
 def join(parts: list[LossInputs], pairs: bool) -> LossInputs:
-    """Several batches as one. Of pairs, each batch has its winners first, and so has the whole."""
+    """Several batches as one. With pairs, winners come first in each batch, and so they do in the result."""
     sides = 2 if pairs else 1
     columns = zip(*parts, strict=True)
     return LossInputs(*(torch.cat([v.view(sides, -1) for v in column], 1).flatten() for column in columns))
 
 
 def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
-    """The metrics of toy.losses over several batches at once, and the standard deviation of the rewards."""
+    """The metrics of toy.losses over several batches together, and the standard deviation of the rewards."""
     inputs = join(batches, config.pairs)
     loss, metrics = config.run.loss(inputs)
     metrics = {"loss": loss} | {k: v.float().mean() for k, v in metrics.items()}
@@ -105,13 +106,14 @@ def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
 
 
 def advice(config: Config, metrics: dict[str, float]) -> str:
-    """What to change when rewards are too strong or too weak to learn from, in words; else nothing."""
+    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Between 0.3 and 3 it
+    is fine; below 0.1 utilities are straight lines; above 10 most examples are saturated."""
     spread = metrics.get("spread", 0.0)
     if not 0 < spread < math.inf or 0.1 <= spread <= 10:
         return ""
-    better = 3 * config.beta / spread
+    better = f"try --beta {config.beta / spread:.2g}"
     if spread > 10:
-        saturated = f"{metrics['saturated']:.0%} of examples are saturated and hardly count"
-        return f"beta * std(g) is {spread:.0f}: {saturated}; try --beta {better:.2g}"
-    straight = "where any utility is a straight line"
-    return f"beta * std(g) is {spread:.1g}, {straight}; try --beta {better:.2g} or more steps"
+        effect = f"{metrics['saturated']:.0%} of examples are saturated and hardly count"
+        return f"beta is too large: beta * std(g) is {spread:.0f}, and {effect}; {better}"
+    effect = "where any utility is a straight line"
+    return f"beta is too small: beta * std(g) is {spread:.1g}, {effect}; {better} or more steps"

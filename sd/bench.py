@@ -1,16 +1,16 @@
-"""How fast a training step is, on UNets of published sizes with random weights.
+"""Measure how fast a training step is, on UNets of published sizes with random weights.
 
-This is the real step of sd.trainer with its loader, on random examples: images per second, peak memory,
-and the share of the device's own matrix product rate, measured in the same run. Nothing is downloaded.
+It is the real step of sd.trainer with its loader, on random examples. The measures are images per second,
+peak memory, and the share of the device's own matrix product rate in the same run. Nothing is downloaded.
 """
 
 import gc
-import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,26 +26,25 @@ from sd.feedback.index import Row
 from sd.trainer import Trainer, make_accelerator
 from toy.errors import InputError
 
-XL = {
+# published configurations: what differs from the defaults of UNet2DConditionModel
+SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+SD21 = {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
+SDXL = {
+    "sample_size": 128,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "block_out_channels": (320, 640, 1280),
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": (320, 640, 1280),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
-    "use_linear_projection": True,
 }
-# published configurations: what differs from UNet2DConditionModel's defaults
-SIZES = {
-    "tiny": None,
-    "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd21": {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20),
-             "use_linear_projection": True},
-    "sdxl": XL | {"sample_size": 128, "cross_attention_dim": 2048}
-}  # fmt: skip
-TOKENS = 77
+LINEAR = {"use_linear_projection": True}
+SIZES = {"tiny": None, "sd15": SD15, "sd21": SD21 | LINEAR, "sdxl": SDXL | LINEAR}
+TOKENS = 77  # of a caption
+GPU = torch.cuda.is_available()
 
 
 def bench(
@@ -56,28 +55,28 @@ def bench(
     compile: bool,
     seconds: float,
 ) -> list[Path]:
-    """Measure full fine-tuning and LoRA, each without and with torch.compile, and print a row for each."""
-    gpu = torch.cuda.is_available()
-    size, precision = model or ("sd15" if gpu else "tiny"), precision or ("bf16" if gpu else "fp32")
-    if not gpu and SIZES[size]:
+    """Measure full fine-tuning and LoRA, if asked also with torch.compile, and print a row for each."""
+    size, precision = model or ("sd15" if GPU else "tiny"), precision or ("bf16" if GPU else "fp32")
+    if not GPU and SIZES[size]:
         raise InputError(f"--model {size} needs a GPU; on a CPU use --model tiny")
-    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU threads"
+    name = torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} CPU threads"
     print(f"{size}, batch {batch}, {precision}, torch {torch.__version__}, {name}")
     print(f"forward pass: {forward_flop(size) / 1e12:.4f} TFLOP per image")
     print(f"{'':18}{'images/s':>10}{'ms/step':>10}{'GB':>8}{'of matmul':>11}")
     with tempfile.TemporaryDirectory() as out:
         config = Config(
             model="-", data="-", out=out, batch=batch, precision=precision, steps=10**9, save_every=10**9,
-            log_every=10**9, warmup=0, workers=4 if gpu else 0, gradient_checkpointing=gradient_checkpointing
+            log_every=10**9, warmup=0, workers=4 if GPU else 0, gradient_checkpointing=gradient_checkpointing
         )  # fmt: skip
-        for compiled, tune in itertools.product((False, True)[: 1 + compile], ("full", "lora")):
-            rate, memory, share = measure(size, replace(config, tune=tune, compile=compiled), seconds)
-            row = f"{tune}{', compiled' if compiled else ''}"
+        for with_compile, tune in product([False, True] if compile else [False], ("full", "lora")):
+            rate, memory, share = measure(size, replace(config, tune=tune, compile=with_compile), seconds)
+            row = f"{tune}, compiled" if with_compile else tune
             print(f"{row:18}{rate:10.1f}{1000 * batch / rate:10.1f}{memory:8.1f}{share:11.2f}")
     return []
 
 
 def make_unet(size: str) -> UNet2DConditionModel:
+    """A UNet of this size with random weights."""
     if SIZES[size] is None:
         from sd.tiny import build
 
@@ -109,69 +108,59 @@ def made_up_cache(unet: UNet2DConditionModel) -> Cache:
 
 
 def forward_flop(size: str) -> int:
-    """Floating-point operations of one image's forward pass, counted by torch without computing it."""
+    """Floating-point operations of one image's forward pass, which torch counts without computing it."""
     with torch.device("meta"):
         unet = make_unet(size)
-        side, inputs = unet.config.sample_size, unet.config.in_channels
+        side = unet.config.sample_size
+        xt, t = torch.empty(1, unet.config.in_channels, side, side), torch.zeros(1, dtype=torch.long)
         condition = {"text": torch.empty(1, TOKENS, unet.config.cross_attention_dim)}
         if unet.config.addition_embed_type:
             condition |= {"pooled": torch.empty(1, 1280), "sizes": torch.empty(1, 6)}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            models.predict(
-                unet, torch.empty(1, inputs, side, side), torch.zeros(1, dtype=torch.long), condition
-            )
+            models.predict(unet, xt, t, condition)
     return counter.get_total_flops()
 
 
-def passes(config: Config) -> int:
-    """Forward-pass equivalents of a step: policy forward, its backward (2, or 1 with frozen weights), the
-    reference, and once more forward with checkpointing."""
-    return (4 if config.tune == "full" else 3) + config.gradient_checkpointing
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
+def duration(work: Callable[[], object]) -> float:
+    """Seconds until `work` is done, on the device too."""
+    if GPU:
         torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def machine_rate(precision: str) -> float:
-    """FLOP/s of one large matrix product in the training precision: the median of several."""
-    side = 8192 if torch.cuda.is_available() else 1024
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    """FLOP/s of a large matrix product in the training precision: the median of several."""
+    side, device = (8192, "cuda") if GPU else (1024, "cpu")
     a = torch.randn(side, side, device=device, dtype=models.DTYPES[precision])
-    times = []
-    for _ in range(12):
-        synchronise()
-        start = time.perf_counter()
-        a @ a
-        synchronise()
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / statistics.median(times[2:])
+    durations = [duration(lambda: a @ a) for _ in range(12)]
+    return 2 * side**3 / statistics.median(durations[2:])
 
 
 def measure(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
     """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
-    gc.collect()  # the models of the last row refer to themselves, and hold their memory
+    gc.collect()  # the models of the row before refer to themselves, and so hold their memory
     torch.cuda.empty_cache()
     unet = make_unet(size)
     kind = "v_prediction" if size == "sd21" else "epsilon"
     pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
     trainer = Trainer(config, make_accelerator(config), pipeline, made_up_cache(unet), {})
-    if torch.cuda.is_available():
+    if GPU:
         torch.cuda.reset_peak_memory_stats()
-    steps: Iterator = trainer.steps()
+    steps = trainer.steps()
     for _ in range(5):  # to compile, tune and fill the loader
         next(steps)
-    rates = []
-    before = machine_rate(config.precision)
+    rates, before = [], machine_rate(config.precision)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(rates) < 3:
-        synchronise()
-        start = time.perf_counter()
-        next(steps)
-        synchronise()
-        rates.append(config.batch / (time.perf_counter() - start))
+        rates.append(config.batch / duration(lambda: next(steps)))
     rate = statistics.median(rates)
     machine = statistics.median([before, machine_rate(config.precision)])
-    memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else float("nan")
-    return rate, memory, rate * passes(config) * forward_flop(size) / machine
+    memory = torch.cuda.max_memory_allocated() / 1e9 if GPU else float("nan")
+    # in forward passes, a step is the policy's, its backward pass (2, or 1 with frozen weights), the
+    # reference's, and with checkpointing the policy's again
+    passes = (4 if config.tune == "full" else 3) + config.gradient_checkpointing
+    return rate, memory, rate * passes * forward_flop(size) / machine

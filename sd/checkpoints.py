@@ -1,4 +1,4 @@
-"""Checkpoints: a folder each, complete or absent, in safetensors and JSON only."""
+"""Checkpoints: each is a folder with safetensors and JSON only, written completely or not at all."""
 
 import json
 import os
@@ -21,54 +21,53 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep:
         plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(plain, temporary / "tensors.safetensors")
         (temporary / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
-        for file in temporary.iterdir():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
     try:
         path = save_folder(folder / f"step-{step:08d}", write)
     except (OSError, SafetensorError) as error:
-        last = latest(folder)
-        safe = f"; {last} is kept: make room and run the same command again to resume from it" if last else ""
+        goal = f"resume from {latest(folder)}" if latest(folder) else "start over"
         raise InputError(
-            f"cannot write the checkpoint of step {step} into {folder}: {error}{safe}"
+            f"cannot write the checkpoint of step {step} into {folder}: {error}; "
+            f"make room and run the same command again, to {goal}"
         ) from error
-    for old in _all(folder)[:-keep]:
+    for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
     return path
 
 
 def latest(folder: Path) -> Path | None:
     """The last complete checkpoint in a folder, if any."""
-    return _all(folder)[-1] if _all(folder) else None
+    return max(folder.glob("step-*"), default=None)
 
 
 def load(path: Path, settings: dict) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of a checkpoint. Raises InputError if it has other settings or is damaged."""
+    """Tensors and state of a checkpoint. Raises InputError if its settings differ or it is damaged."""
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "tensors.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{path} is damaged ({error}): delete it to resume from the one before") from error
     for name, value in settings.items():
-        if state["settings"].get(name) != value:
-            theirs = state["settings"].get(name)
-            raise InputError(
-                f"{path} belongs to another run: {name} was {theirs}, now {value}; choose another --out"
-            )
+        other = state["settings"].get(name)
+        if other != value:
+            change = f"{name} was {other}, now {value}"
+            raise InputError(f"{path} belongs to another run: {change}; choose another --out")
     return tensors, state
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as a flat dict."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"optimizer.{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items()
-    }
+    tensors = {}
+    for i, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give the optimizer the state that optimizer_tensors() took."""
+    """Load into the optimizer what optimizer_tensors() returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -79,7 +78,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         for key, value in values.items():
             if value.shape == weight.shape and value.dtype == weight.dtype:
                 values[key] = torch.empty_like(weight).copy_(value)  # in the weight's memory format
-
-
-def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))

@@ -1,5 +1,6 @@
-"""Images from prompts, each from a starting noise of its own that is the same for every model."""
+"""Draw images from prompts, each from a starting noise of its own that is the same for every model."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -20,22 +21,21 @@ def draw(
     seed: int = 0,
     batch: int = BATCH,
 ) -> Tensor:
-    """One image per prompt, (n, 3, H, W) in [0, 1] on the CPU. The noise of an image depends on its
-    prompt, the seed and how often that prompt came before, not on the model or the batch. Guidance
-    None is the pipeline's own default."""
+    """One image per prompt, (n, 3, H, W) in [0, 1] on the CPU. Its noise depends on the prompt, the seed and
+    how often the prompt came before. Guidance None stands for the pipeline's own default."""
     noises, images = list(name_noises(prompts)), []
     for k in range(0, len(prompts), batch):
-        chosen = slice(k, k + batch)
-        images.append(draw_batch(pipeline, prompts[chosen], noises[chosen], steps, guidance, seed))
+        part = slice(k, k + batch)
+        images.append(draw_batch(pipeline, prompts[part], noises[part], steps, guidance, seed))
     return torch.cat(images)
 
 
 def name_noises(prompts: list[str]) -> Iterator[str]:
     """The name of each image's starting noise: its prompt, and how often that came before."""
-    before: dict[str, int] = {}
+    counts = Counter()
     for prompt in prompts:
-        before[prompt] = before.get(prompt, -1) + 1
-        yield f"{prompt} {before[prompt]}"
+        yield f"{prompt} {counts[prompt]}"
+        counts[prompt] += 1
 
 
 def draw_batch(
@@ -46,7 +46,7 @@ def draw_batch(
     guidance: float | None,
     seed: int,
 ) -> Tensor:
-    """One batch of images (B, 3, H, W), from noises that are named."""
+    """One batch of images (B, 3, H, W), from the noises with these names."""
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": steps, "output_type": "pt"}
     options |= {} if guidance is None else {"guidance_scale": guidance}

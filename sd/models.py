@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines (v1, v2, XL): loading, encoding, predicting, preparing for training, saving."""
+"""Stable Diffusion pipelines (v1, v2, XL): load, encode, predict, prepare for training, save."""
 
 import copy
 import hashlib
@@ -37,19 +37,16 @@ def load(folder: str | Path) -> DiffusionPipeline:
         kind = json.loads((path / "model_index.json").read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is no folder of a diffusers pipeline: it has no usable model_index.json"
+            f"{path} is no folder of a diffusers pipeline: no usable model_index.json"
         ) from error
     if kind not in KINDS:
         raise InputError(f"{path} holds a {kind}; supported are {' and '.join(KINDS)}")
     for component in KINDS[kind]:
         if not (path / component).is_dir():
-            raise InputError(
-                f"{path} has no folder '{component}', which a {kind} needs; download the whole model"
-            )
+            raise InputError(f"{path} has no folder '{component}'; download the whole model")
         files = {file.name for file in (path / component).iterdir()}
-        if component.startswith("tokenizer") and not (
-            {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
-        ):
+        complete = {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
+        if component.startswith("tokenizer") and not complete:
             raise InputError(f"{path / component} has no vocab.json and merges.txt; download the whole model")
     weights = [file.name for file in (path / "unet").glob("*.safetensors*")]
     variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
@@ -67,7 +64,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
 
 
 def quiet() -> None:
-    """Silence progress bars and warnings of the libraries, which would bury our own."""
+    """Turn off the progress bars and warnings of the libraries, which would bury our own."""
     for library in (transformers, diffusers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -80,14 +77,12 @@ def is_xl(pipeline: DiffusionPipeline) -> bool:
 def predicts_velocity(pipeline: DiffusionPipeline) -> bool:
     kind = pipeline.scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
-        raise InputError(
-            f"the scheduler's prediction_type is '{kind}'; supported are epsilon and v_prediction"
-        )
+        raise InputError(f"the scheduler predicts '{kind}'; supported are epsilon and v_prediction")
     return kind == "v_prediction"
 
 
 def encoders(pipeline: DiffusionPipeline) -> list[nn.Module]:
-    """The frozen models that encode images and captions. Training on cached examples does without them."""
+    """The frozen models that encode images and captions. Cached examples do not need them."""
     names = ("vae", "text_encoder", "text_encoder_2")
     return [getattr(pipeline, name) for name in names if hasattr(pipeline, name)]
 
@@ -101,48 +96,38 @@ def digest(module: nn.Module) -> str:
     """A short fingerprint of a module's weights."""
     state, total = module.state_dict(), hashlib.blake2b(digest_size=8)
     for name in sorted(state):
-        total.update(
-            name.encode() + state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-        )
+        total.update(name.encode())
+        total.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 
 @torch.no_grad()
 def encode_images(pipeline: DiffusionPipeline, pixels: Tensor) -> Tensor:
     """Mean and standard deviation of the latents of images in [-1, 1], in the UNet's scale: (B, 2C, h, w)."""
-    latent = pipeline.vae.encode(pixels).latent_dist
-    scale, shift = (
-        pipeline.vae.config.scaling_factor,
-        getattr(pipeline.vae.config, "shift_factor", None) or 0.0,
-    )
-    return torch.cat([(latent.mean - shift) * scale, latent.std * scale], 1)
+    latent, config = pipeline.vae.encode(pixels).latent_dist, pipeline.vae.config
+    shift = getattr(config, "shift_factor", None) or 0.0
+    return torch.cat([(latent.mean - shift) * config.scaling_factor, latent.std * config.scaling_factor], 1)
 
 
 @torch.no_grad()
 def encode_text(pipeline: DiffusionPipeline, captions: list[str]) -> Condition:
     """Text (B, L, D), and for XL pooled (B, D2), as the pipeline itself encodes captions."""
     device = next(pipeline.text_encoder.parameters()).device
-    asked = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    options = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
     if not is_xl(pipeline):
-        return {"text": pipeline.encode_prompt(captions, **asked)[0]}
-    text, _, pooled, _ = pipeline.encode_prompt(captions, **asked)
-    if pipeline.config.force_zeros_for_empty_prompt:  # the sampler does so for guidance
+        return {"text": pipeline.encode_prompt(captions, **options)[0]}
+    text, _, pooled, _ = pipeline.encode_prompt(captions, **options)
+    if pipeline.config.force_zeros_for_empty_prompt:  # as the sampler does for guidance
         empty = torch.tensor([not caption for caption in captions], device=device)
         text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
     return {"text": text, "pooled": pooled}
 
 
-def token_limit(pipeline: DiffusionPipeline) -> int:
-    return pipeline.tokenizer.model_max_length
-
-
 def predict(unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition) -> Tensor:
     """What the UNet predicts, eps or v, in float32."""
-    xl = (
-        {"text_embeds": condition["pooled"], "time_ids": condition["sizes"]}
-        if "pooled" in condition
-        else None
-    )
+    xl = None
+    if "pooled" in condition:
+        xl = {"text_embeds": condition["pooled"], "time_ids": condition["sizes"]}
     return unet(xt, t, condition["text"], added_cond_kwargs=xl, return_dict=False)[0].float()
 
 
@@ -155,13 +140,14 @@ def predict_eps(
 
 
 def policy_and_reference(unet: UNet2DConditionModel, config: Config) -> tuple[nn.Module, nn.Module | None]:
-    """The UNet made trainable, and its frozen copy if the objective needs a reference. With LoRA there is
-    no copy: the UNet with its adapters switched off is the reference."""
+    """The trainable UNet, and its frozen copy if the objective needs a reference. LoRA needs no copy: its
+    reference is the UNet with the adapters switched off."""
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     if config.tune == "full":
-        needed = config.run.needs.reference
-        reference = round_weights(copy.deepcopy(unet), config.precision) if needed else None
+        reference = None
+        if config.run.needs.reference:
+            reference = round_weights(copy.deepcopy(unet), config.precision)
         return unet.requires_grad_(True).train(), reference
     round_weights(unet, config.precision)
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -174,8 +160,8 @@ def policy_and_reference(unet: UNet2DConditionModel, config: Config) -> tuple[nn
 
 
 def round_weights(unet: nn.Module, precision: str) -> nn.Module:
-    """Keep the weights of products in half precision, to which autocast would round them at every use:
-    half the memory, and the same numbers to the bit, so that policy and reference start equal."""
+    """Store the weights of linear layers and convolutions in `precision`, to which autocast would round them
+    at every use. That saves memory, and policy and reference still start equal to the bit."""
     for module in unet.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(DTYPES[precision])
@@ -184,8 +170,8 @@ def round_weights(unet: nn.Module, precision: str) -> nn.Module:
 
 @contextmanager
 def without_adapters(unet: nn.Module) -> Iterator[None]:
-    """A context in which the UNet is as it was before LoRA. It uses peft's own flag: disable_adapters()
-    would also flip requires_grad, which neither DDP nor a compiled graph expects."""
+    """A context in which the adapters of the UNet do nothing. It sets peft's own flag, because
+    disable_adapters() would also change requires_grad, which neither DDP nor a compiled graph expects."""
     layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer._disable_adapters = True
@@ -196,11 +182,10 @@ def without_adapters(unet: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def save_weights(pipeline: DiffusionPipeline, unet: nn.Module, config: Config, out: Path) -> None:
-    """Save as a plain diffusers pipeline loads it: the whole pipeline, or the LoRA file, in a folder."""
+def save_weights(pipeline: DiffusionPipeline, config: Config, out: Path) -> None:
+    """Save a folder that diffusers can load: the whole pipeline, or the LoRA file."""
     if config.tune == "full":
-        pipeline.register_modules(unet=unet)
         pipeline.save_pretrained(out)
     else:
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
         type(pipeline).save_lora_weights(out, unet_lora_layers=layers)

@@ -1,7 +1,6 @@
-"""Align Stable Diffusion: python -m sd train RECIPE ...; on many GPUs, accelerate launch -m sd train ...
+"""The command python -m sd train RECIPE ...; on many GPUs, accelerate launch -m sd train RECIPE ...
 
-Run the same command again after an interruption: it resumes from the last complete checkpoint, to the
-same weights.
+After an interruption, the same command resumes from the last complete checkpoint, to the same weights.
 """
 
 import json
@@ -18,12 +17,12 @@ from toy.utilities import check_utility
 
 
 def train(**options) -> list[Path]:
-    """Train with the settings of a command line; the files written."""
+    """Train with the settings of a command line. Returns the files written."""
     return run(configure(**options))
 
 
 def run(config: Config) -> list[Path]:
-    """Train with progress, a log, pictures and advice, and write the final weights; the files written."""
+    """Train with progress, a log, pictures and advice, and write the weights. Returns the files written."""
     for warning in check_utility(config.run.utility, config.utility) if is_main_process() else ():
         print(f"warning: {warning}")
     states = trainer.train(config)
@@ -32,22 +31,19 @@ def run(config: Config) -> list[Path]:
     log = live.out / "log.jsonl"
     for note in live.notes:
         print(f"data: {note}")
-    if main and live.step:
-        done = live.step == config.steps
-        print(
-            f"resuming after step {live.step}"
-            if not done
-            else f"all {live.step} steps are done; raise --steps for more"
-        )
     if main:
+        if live.step == config.steps:
+            print(f"all {live.step} steps are done; raise --steps for more")
+        elif live.step:
+            print(f"resuming after step {live.step}")
         rows = log.read_text().splitlines(True) if log.exists() else []
         rows = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= live.step]
         save_atomically(log, lambda path: path.write_text("".join(rows)))
     if config.tracker:
-        plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
-        live.accelerator.init_trackers("diffusion-kto", plain)
+        prompts = {"validation_prompts": str(config.validation_prompts)}  # trackers know no tuples
+        live.accelerator.init_trackers("diffusion-kto", asdict(config) | prompts)
     progress = tqdm(states, "aligning", config.steps, initial=live.step, disable=not main)
-    last_advice = ""
+    last_topic = ""
     for state in progress:
         if main and config.validate_every and state.step % config.validate_every == 0:
             live.picture(list(config.validation_prompts))
@@ -60,9 +56,10 @@ def run(config: Config) -> list[Path]:
                 file.write(json.dumps({"step": state.step} | state.metrics) + "\n")
         progress.set_postfix({k: f"{state.metrics.get(k, 0):.3g}" for k in ("loss", "satisfied", "spread")})
         text = align.advice(config, state.metrics) if main and state.step >= config.steps // 4 else ""
-        if text and text[:24] != last_advice:  # the same advice once, though its numbers change
+        topic = text.partition(":")[0]
+        if topic not in ("", last_topic):  # the same advice only once, though its numbers change
             tqdm.write(f"step {state.step}: {text}")
-            last_advice = text[:24]
-    written = [live.export(), log] if main else []
+            last_topic = topic
+    files = [live.export(), log] if main else []
     live.accelerator.end_training()
-    return written
+    return files

@@ -1,4 +1,4 @@
-"""A training run, as a generator: it yields after every step, and the caller draws, logs, stops."""
+"""A training run, as a generator: it yields after every step, so that its caller can draw, log or stop."""
 
 import hashlib
 import math
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_folder
 from toy.objectives import LossInputs
 
-# settings that do not change a run's numbers (compile: but for rounding)
+# settings that may differ when a run resumes: they do not change its numbers (compile: only by rounding)
 MAY_CHANGE_ON_RESUME = (
     "model", "data", "out", "cache", "steps", "batch", "workers", "gradient_checkpointing", "compile",
     "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts"
@@ -39,16 +40,16 @@ MAY_CHANGE_ON_RESUME = (
 
 @dataclass
 class State:
-    """What happened in a step. `trainer` is live: it changes when the generator goes on."""
+    """The run after a step. `trainer` is the running one: its weights change when the generator goes on."""
 
-    step: int  # steps done
-    metrics: dict[str, float] | None  # of the steps since the last ones, every log_every steps
+    step: int  # number of steps so far
+    metrics: dict[str, float] | None  # every log_every steps, over the steps since the last metrics
     trainer: "Trainer"
 
 
 class Trainer:
-    """The models and the optimizer of a run, and its checkpoints. A run resumes from a checkpoint only if
-    `settings` are the same."""
+    """The models, optimizer and checkpoints of a run. It resumes only from a checkpoint with the same
+    `settings`."""
 
     def __init__(
         self,
@@ -63,27 +64,27 @@ class Trainer:
         self.out = output_folder(config.out)
         self.checkpoints = self.out / "checkpoints"
         self.aligner = Aligner(pipeline, config, accelerator)
-        trained = [(n, p) for n, p in self.aligner.unet.named_parameters() if p.requires_grad]
-        self.names, self.weights = zip(*trained, strict=True)
+        weights = [(n, p) for n, p in self.aligner.unet.named_parameters() if p.requires_grad]
+        self.names, self.weights = zip(*weights, strict=True)
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(config, self.weights))
-        self.ema = [w.detach().clone() for w in self.weights] if config.ema else None
+        self.ema = [w.detach().clone() for w in self.weights] if config.ema else []
         self.step = 0
-        self.notes: list[str] = []  # what a person should know of utility and data
+        self.notes: list[str] = []  # what a person should know about the data
 
     def batches(self) -> Iterator[dict]:
-        """The batches of the remaining steps, prepared ahead by other processes."""
+        """The batches of the remaining steps, prepared in advance by worker processes."""
         examples = Batches(self.cache, self.config, len(self.aligner.abar), self.accelerator.process_index)
         rest = range(self.step * self.config.accumulate, len(examples))
         pin = self.accelerator.device.type == "cuda"
         return iter(DataLoader(examples, None, sampler=rest, num_workers=self.config.workers, pin_memory=pin))
 
     def steps(self) -> Iterator[State]:
-        """Train to the end, one step at a time. Raises InputError when loss or gradient is not finite: at
-        most log_every steps later, and before such weights are saved."""
+        """Train to the end, one step at a time. Raises InputError if the loss or a gradient is not finite, at
+        most log_every steps later and before such weights are saved."""
         config, accelerator, aligner = self.config, self.accelerator, self.aligner
         batches = self.batches()
-        window: list[LossInputs] = []  # since the last log
-        broken, since = torch.tensor(0, device=accelerator.device), time.perf_counter()
+        window: list[LossInputs] = []  # of all batches since the last metrics
+        failure, since = torch.tensor(0, device=accelerator.device), time.perf_counter()
         while self.step < config.steps:
             lr = config.lr * min(1.0, (self.step + 1) / max(config.warmup, 1))
             for group in self.optimizer.param_groups:
@@ -102,42 +103,36 @@ class Trainer:
                 with torch.no_grad():
                     torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
             self.step += 1
-            # read only when logging or saving, because reading makes the device wait; in fp16 infinite
-            # gradients are usual, and skipped
+            # `failure`, the first step that is not finite, is read only to log or save, because reading makes
+            # the device wait; in fp16, infinite gradients are usual, and the scaler skips them
             health = sum(inputs.policy_error.sum() for inputs in window[-config.accumulate :])
             health = health + (0 if accelerator.scaler else norm)
-            broken = torch.where((broken == 0) & ~health.isfinite(), self.step, broken)
-            logging = self.step % config.log_every == 0
-            saving = self.step % config.save_every == 0 or self.step == config.steps
-            if (logging or saving) and broken:
-                raise self.not_finite(int(broken))
+            failure = torch.where((failure == 0) & ~health.isfinite(), self.step, failure)
+            log_due = self.step % config.log_every == 0
+            save_due = self.step % config.save_every == 0 or self.step == config.steps
+            if (log_due or save_due) and failure:
+                raise self.not_finite(int(failure))
             metrics = None
-            if logging:
+            if log_due:
                 metrics = summarise(config, window) | {"gradient_norm": float(norm), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
                     raise self.not_finite(self.step)
-                images, seconds = (
-                    sum(inputs.policy_error.numel() for inputs in window),
-                    time.perf_counter() - since,
-                )
-                metrics["images_per_second"] = images / seconds
+                images = sum(inputs.policy_error.numel() for inputs in window)
+                metrics["images_per_second"] = images / (time.perf_counter() - since)
                 window, since = [], time.perf_counter()
-            if saving:
-                self.save()
             yield State(self.step, metrics, self)
+            if save_due:  # after the caller has logged the step, so that a resumed log lacks no row
+                self.save()
 
     def not_finite(self, step: int) -> InputError:
-        last = checkpoints.latest(self.checkpoints)
-        return InputError(
-            f"the loss is not finite at step {step}: try a smaller --lr, another --beta or --precision fp32, "
-            f"with another --out; nothing of that step is saved"
-            + (f", the last checkpoint is {last}" if last else "")
-        )
+        last = checkpoints.latest(self.checkpoints) or "none"
+        advice = "try a smaller --lr, another --beta or --precision fp32, with another --out"
+        return InputError(f"the loss is not finite at step {step}: {advice}; last checkpoint: {last}")
 
     def save(self) -> None:
-        """Write a checkpoint of all that the next step depends on."""
+        """Write a checkpoint with everything that the next step depends on."""
         tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
-        tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema or (), strict=False)}
+        tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema, strict=False)}
         tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
         state = {"settings": self.settings}
         if self.accelerator.scaler:
@@ -148,7 +143,7 @@ class Trainer:
 
     @torch.no_grad()
     def resume(self) -> None:
-        """Go back to the last complete checkpoint, if any. Raises InputError if it belongs to another run."""
+        """Load the last complete checkpoint, if any. Raises InputError if it belongs to another run."""
         path = checkpoints.latest(self.checkpoints)
         if not path:
             return
@@ -166,10 +161,10 @@ class Trainer:
 
     @contextmanager
     def final(self) -> Iterator[DiffusionPipeline]:
-        """A context with the pipeline as it would be saved now: with the averaged weights, if any."""
+        """A context with the pipeline as it would be saved: with the averaged weights, if --ema is on."""
         live = [w.detach().clone() for w in self.weights] if self.ema else []
         with torch.no_grad():
-            for weight, average in zip(self.weights, self.ema or (), strict=False):
+            for weight, average in zip(self.weights, self.ema, strict=False):
                 weight.copy_(average)
             self.aligner.unet.eval()
             try:
@@ -182,27 +177,22 @@ class Trainer:
                     models.move_encoders(self.pipeline, "cpu")
 
     def picture(self, prompts: list[str]) -> Path:
-        """Save a row of images of prompts, each from the same noise every time."""
+        """Save a row of images, one per prompt. Each starts from the same noise every time."""
         with self.final() as pipeline:
-            images = draw(pipeline, prompts, batch=2)  # there is little memory beside the optimizer
+            images = draw(pipeline, prompts, batch=2)  # the optimizer leaves little memory
         row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
         path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
         return save_atomically(path, Image.fromarray(row).save)
 
     def export(self) -> Path:
-        """Write the final weights as a plain diffusers pipeline loads them; the folder."""
+        """Write the final weights in the form that diffusers loads. Returns their folder."""
+        folder, last = result_folder(self.config), checkpoints.latest(self.checkpoints)
         with self.final() as pipeline:
             try:
-                return save_folder(
-                    result_folder(self.config),
-                    lambda path: models.save_weights(pipeline, self.aligner.unet, self.config, path),
-                )
+                return save_folder(folder, partial(models.save_weights, pipeline, self.config))
             except (OSError, SafetensorError) as error:
-                last = checkpoints.latest(self.checkpoints)
-                raise InputError(
-                    f"cannot write {result_folder(self.config)}: {error}; {last} is kept: "
-                    "make room and run the same command again"
-                ) from error
+                text = f"make room and run the same command again, to resume from {last}"
+                raise InputError(f"cannot write {folder}: {error}; {text}") from error
 
 
 def result_folder(config: Config) -> Path:
@@ -221,7 +211,7 @@ def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
 
 
 def settings(config: Config, processes: int) -> dict:
-    """What a run's numbers depend on; the same for a run that is to be resumed."""
+    """What the numbers of a run depend on. A run resumes only if these are the same."""
     values = {k: v for k, v in asdict(config).items() if k not in MAY_CHANGE_ON_RESUME}
     utility = [round(u, 5) for u in config.run.utility(torch.linspace(-8, 8, 33)).tolist()]
     values["digest of what the utility does"] = hashlib.sha256(str(utility).encode()).hexdigest()[:8]
@@ -234,23 +224,20 @@ def make_accelerator(config: Config) -> Accelerator:
         raise InputError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     trackers = [str(tracker) for tracker in get_available_trackers()]
     if config.tracker and config.tracker not in trackers:
-        here = ", ".join(trackers) or "none"
-        raise InputError(f"--tracker {config.tracker} is unknown or not installed; available: {here}")
-    AcceleratorState._reset_state()  # another run of this process may have had another precision
+        names = ", ".join(trackers) or "none"
+        raise InputError(f"--tracker {config.tracker} is unknown or not installed; available: {names}")
+    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     precision = "no" if config.precision == "fp32" else config.precision
+    options = {"log_with": config.tracker or None, "project_dir": config.out}
+    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(hours=12))]  # encoding is slow
     try:
-        return Accelerator(
-            mixed_precision=precision,
-            log_with=config.tracker or None,
-            project_dir=config.out,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # encoding takes hours
-        )
+        return Accelerator(mixed_precision=precision, **options)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
 
 
 def train(config: Config) -> Iterator[State]:
-    """A whole run, from its last checkpoint if there is one; the last state's trainer has the result."""
+    """A whole run, from its last checkpoint if there is one. The last state's trainer has the result."""
     accelerator = make_accelerator(config)
     if result_folder(config).resolve() == Path(config.model).resolve():
         raise InputError(f"--out {config.out} would put the result where --model is; choose another --out")
@@ -266,7 +253,7 @@ def train(config: Config) -> Iterator[State]:
     models.move_encoders(pipeline, accelerator.device)
     examples = cache.build(config, pipeline, index, folder, accelerator)
     check.refuse_unusable(examples, config)
-    if config.cached:  # from here on only pictures need them
+    if config.cached:  # from here on, only pictures need the encoders
         models.move_encoders(pipeline, "cpu")
     identity = settings(config, accelerator.num_processes)
     identity |= {"digest of the data": index.digest[:8], "digest of the model": models.digest(pipeline.unet)}

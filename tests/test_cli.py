@@ -23,6 +23,7 @@ def quick(monkeypatch):
     """The whole way with a hundredth of the work."""
     pretrain, align, draw = pretrained.pretrain, study.align, study.draw
     monkeypatch.setattr(study, "ALIGN_STEPS", 3)
+    monkeypatch.setattr(study, "MIDDLE", (2,))
     monkeypatch.setattr(study, "SAMPLES", 50)
     monkeypatch.setattr(pretrained, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
     monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
@@ -107,7 +108,7 @@ def test_bench_prints_shares_and_ratios(capsys):
         (["figure6", "--seeds", "0"], "--seeds: 0 is out of range"),
         (["figure6", "--seeds", "many"], "--seeds: invalid"),
         (["figure6", "--beta", "-1"], "--beta: -1 is out of range"),
-        (["figure6", "--world", "flat"], "unknown world 'flat': one of figure6, moons, rings, grid"),
+        (["figure6", "--world", "flat"], "unknown world 'flat': use one of figure6, moons, rings, grid"),
         (["try", "nope"], "unknown utility 'nope'"),
         (["try", "missing.py:f"], "no file missing.py"),
         (["utilities", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),

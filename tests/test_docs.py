@@ -81,18 +81,18 @@ def test_every_link_leads_somewhere(page):
         assert (ROOT / file).exists(), file
 
 
-@pages
-def test_lines_are_short_and_the_front_door_is_narrow(page):
-    words = len(page.read_text().split())
-    assert page.name != "README.md" or page.parent != ROOT or words <= 1400, words
+def test_the_front_door_is_short():
+    text = (ROOT / "README.md").read_text()
+    prose = re.sub(r"```.*?```|<!-- table.*?<!-- end -->", "", text, flags=re.S)
+    assert len(prose.split()) <= 1100
 
 
 def test_the_lines_of_the_loss_in_the_readme_are_those_of_the_code():
     [shown] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     source = [line.strip() for line in inspect.getsource(plain.kto_loss).splitlines()]
     assert [line for line in shown.splitlines() if line] == source[-5:]
-    assert "110 lines" in (ROOT / "README.md").read_text()
-    assert 105 <= len(inspect.getsource(plain).splitlines()) <= 115
+    assert "under 120 lines" in (ROOT / "README.md").read_text()
+    assert len(inspect.getsource(plain).splitlines()) < 120
 
 
 def test_the_example_of_choosing_runs(monkeypatch, tmp_path):
@@ -135,8 +135,8 @@ def test_numbers_outside_of_tables_are_those_of_the_code_and_the_figures():
 
 
 def difference(rows, better, other, key="balance"):
-    """The mean of better - other over seeds, with the half width of its 95% interval; each is a dict of what its
-    rows have in common."""
+    """The mean of better - other over seeds, with the half width of its 95% interval. Each is a dict of what
+    its rows have in common."""
 
     def by_seed(settings):
         return {row["seed"]: row[key] for row in rows if all(row[k] == v for k, v in settings.items())}

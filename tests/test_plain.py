@@ -86,8 +86,3 @@ def test_it_runs_as_its_first_lines_say(capsys):
     disliked = [float(words[-2].rstrip("%")) for words in (before, after)]
     assert before[0] == "pretrained" and after[0] == "aligned"
     assert 25 < disliked[0] < 45 and disliked[1] < 5
-
-
-def test_it_can_be_read_in_one_sitting():
-    with open(plain.__file__) as file:
-        assert len(file.readlines()) <= 120

@@ -13,7 +13,7 @@ from toy.diffusion import eps_between, invert
 from toy.utilities import UTILITIES
 
 
-def made_batch(xl=False, n=4, seed=0):
+def random_batch(xl=False, n=4, seed=0):
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -27,147 +27,155 @@ def made_batch(xl=False, n=4, seed=0):
 
 
 @pytest.fixture
-def aligner(config, kinds):
+def make_aligner(config, kinds):
     def make(kind="v1", moved=True, **changes):
         settings = config(**changes)
-        made = align.Aligner(models.load(kinds[kind]), settings, make_accelerator(settings))
-        for i, p in enumerate(p for p in made.unet.parameters() if p.requires_grad and moved):
+        aligner = align.Aligner(models.load(kinds[kind]), settings, make_accelerator(settings))
+        for i, p in enumerate(p for p in aligner.unet.parameters() if p.requires_grad and moved):
             p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
-        return made
+        return aligner
 
     return make
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
 @pytest.mark.parametrize("kind", ["v1", "v2", "xl"])
-def test_errors_are_mean_squared_against_the_schedulers_target(aligner, kinds, kind, tune):
-    made, batch = aligner(kind, tune=tune), made_batch(kind == "xl")
-    scheduler = DDPMScheduler.from_config(made.pipeline.scheduler.config)
+def test_errors_are_mean_squared_against_the_schedulers_target(make_aligner, kinds, kind, tune):
+    aligner, batch = make_aligner(kind, tune=tune), random_batch(kind == "xl")
+    scheduler = DDPMScheduler.from_config(aligner.pipeline.scheduler.config)
     xt = scheduler.add_noise(batch["x0"], batch["eps"], batch["t"])
     target = scheduler.get_velocity(batch["x0"], batch["eps"], batch["t"]) if kind == "v2" else batch["eps"]
-    policy_error, reference_error = made.errors(batch)
+    policy_error, reference_error = aligner.errors(batch)
     plain = models.load(kinds[kind]).unet
     with torch.no_grad():
         expected = ((models.predict(plain, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
-        moved = ((models.predict(made.unet, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
+        moved = ((models.predict(aligner.unet, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
     torch.testing.assert_close(reference_error, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(policy_error.detach(), moved, rtol=1e-4, atol=1e-5)
     assert policy_error.requires_grad and not reference_error.requires_grad and policy_error.shape == (4,)
 
 
-def test_eps_weighting_turns_errors_in_v_into_errors_in_eps(aligner):
-    batch = made_batch()
-    abar = models.load(aligner("v2").pipeline.config._name_or_path).scheduler.alphas_cumprod
-    plain, weighted = aligner("v2").errors(batch), aligner("v2", eps_weighting=True).errors(batch)
+def test_eps_weighting_turns_errors_in_v_into_errors_in_eps(make_aligner):
+    batch = random_batch()
+    abar = models.load(make_aligner("v2").pipeline.config._name_or_path).scheduler.alphas_cumprod
+    plain, weighted = make_aligner("v2").errors(batch), make_aligner("v2", eps_weighting=True).errors(batch)
     for a, b in zip(plain, weighted, strict=True):
         torch.testing.assert_close(b, abar[batch["t"]] * a)
 
 
 @pytest.mark.parametrize("name", ["kahneman_tversky", "loss_averse", "risk_seeking_bounded"])
-def test_kto_is_the_toys_loss_on_them(aligner, name):
-    made, batch = aligner(utility=name), made_batch()
-    policy_error, reference_error = (e.detach() for e in made.errors(batch))
+def test_kto_is_the_toys_loss_on_them(make_aligner, name):
+    aligner, batch = make_aligner(utility=name), random_batch()
+    policy_error, reference_error = (e.detach() for e in aligner.errors(batch))
     z0 = losses.reference_point(policy_error, reference_error)
     options = {"utility": UTILITIES[name], "beta": 30.0, "z0": z0}
     expected, _ = losses.diffusion_kto(policy_error, reference_error, batch["desirable"], **options)
-    loss, inputs = made.loss(batch)
+    loss, inputs = aligner.loss(batch)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(inputs.policy_error, policy_error)
     torch.testing.assert_close(inputs.reference_error, reference_error)
     assert torch.equal(inputs.desirable, batch["desirable"]) and (inputs.z0 == z0).all()
 
 
-def test_at_the_start_rewards_are_zero_and_kto_is_one_half(aligner):
-    loss, inputs = aligner(moved=False).loss(made_batch())
+def test_at_the_start_rewards_are_zero_and_kto_is_one_half(make_aligner):
+    loss, inputs = make_aligner(moved=False).loss(random_batch())
     assert loss.item() == 0.5 and torch.equal(inputs.policy_error, inputs.reference_error)
 
 
 @pytest.mark.parametrize("objective", ["sft", "csft"])
-def test_sft_and_csft_need_no_reference(aligner, objective):
-    made, batch = aligner(objective=objective), made_batch()
-    assert made.reference is None
-    loss, _ = made.loss(batch)
-    error = made.errors(batch)[0]
+def test_sft_and_csft_need_no_reference(make_aligner, objective):
+    aligner, batch = make_aligner(objective=objective), random_batch()
+    assert aligner.reference is None
+    loss, _ = aligner.loss(batch)
+    error = aligner.errors(batch)[0]
     torch.testing.assert_close(loss, error[:2].mean() if objective == "sft" else error.mean())
 
 
-def test_dpo_is_the_toys_loss_on_halves(aligner):
-    made, batch = aligner(objective="diffusion_dpo"), made_batch()
-    p, r = (e.detach() for e in made.errors(batch))
+def test_dpo_is_the_toys_loss_on_halves(make_aligner):
+    aligner, batch = make_aligner(objective="diffusion_dpo"), random_batch()
+    p, r = (e.detach() for e in aligner.errors(batch))
     expected, _ = losses.diffusion_dpo(p[:2], p[2:], r[:2], r[2:], beta=30.0)
-    loss, inputs = made.loss(batch)
+    loss, inputs = aligner.loss(batch)
     torch.testing.assert_close(loss, expected)
     assert [v.tolist() for v in inputs.pairs()] == [v.tolist() for v in (p[:2], p[2:], r[:2], r[2:])]
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
-def test_smpo_noises_by_inversion_to_each_examples_own_t_at_any_batch_size(aligner, kind):
-    made, batch = aligner(kind, objective="smpo", inversion_steps=3), made_batch()
+def test_smpo_noises_by_inversion_to_each_examples_own_t_at_any_batch_size(make_aligner, kind):
+    aligner, batch = make_aligner(kind, objective="smpo", inversion_steps=3), random_batch()
     batch["t"] = torch.tensor([3, 999, 3, 999])
-    abar, velocity = made.abar, kind == "v2"
+    abar, velocity = aligner.abar, kind == "v2"
     p, r = [], []
     for i in range(4):  # one at a time
         one = {k: v[i : i + 1] for k, v in batch.items()}
-        ask = partial(models.predict_eps, made.unet, condition=one, abar=abar, velocity=velocity)
+        ask = partial(models.predict_eps, aligner.unet, condition=one, abar=abar, velocity=velocity)
         xt = invert(ask, one["x0"], one["t"], abar, 3)
         tau = eps_between(xt, one["t"], one["x0"], abar)
         single = dict(one, eps=tau)
-        plain = aligner(kind, objective="diffusion_dpo")
+        plain = make_aligner(kind, objective="diffusion_dpo")
         policy_error, reference_error = plain.errors(single)
         p.append(policy_error.detach())
         r.append(reference_error)
     p, r = torch.cat(p), torch.cat(r)
     probability = torch.softmax(torch.stack(batch["score"].chunk(2)), 0)[0]
     expected, _ = losses.smpo(p[:2], p[2:], r[:2], r[2:], probability, beta=30.0)
-    torch.testing.assert_close(made.loss(batch)[0], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(aligner.loss(batch)[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
     """The reference pass comes under autocast too; its rounded weights must not swallow the gradient."""
     settings = config(tune=tune, objective="smpo", precision="bf16", inversion_steps=2)
-    made = align.Aligner(models.load(kinds["v1"]), settings, make_accelerator(settings))
+    aligner = align.Aligner(models.load(kinds["v1"]), settings, make_accelerator(settings))
     for _ in range(2):
-        loss, _ = made.loss(made_batch())
+        loss, _ = aligner.loss(random_batch())
         loss.backward()
-    for name, p in made.unet.named_parameters():
+    for name, p in aligner.unet.named_parameters():
         assert p.requires_grad == (p.grad is not None), name
 
 
-def test_metrics_are_those_of_the_whole_not_means_of_batches(aligner, config):
-    made = aligner()
-    seen = [made.loss(made_batch(seed=i))[1] for i in range(3)]
-    p, r, desirable, _, z0 = (torch.cat(column) for column in zip(*seen, strict=True))
-    shown = align.summarise(made.config, seen)
+def test_metrics_are_those_of_the_whole_not_means_of_batches(make_aligner, config):
+    aligner = make_aligner()
+    batches = [aligner.loss(random_batch(seed=i))[1] for i in range(3)]
+    p, r, desirable, _, z0 = (torch.cat(column) for column in zip(*batches, strict=True))
+    metrics = align.summarise(aligner.config, batches)
     g = r - p
-    assert shown["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
-    assert shown["reward_undesirable"] == pytest.approx(g[desirable == 0].mean().item(), rel=1e-4)
+    assert metrics["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
+    assert metrics["reward_undesirable"] == pytest.approx(g[desirable == 0].mean().item(), rel=1e-4)
     x = 30 * (g - z0)
-    assert shown["spread"] == pytest.approx(x.std(correction=0).item(), rel=1e-4)
-    assert shown["saturated"] == pytest.approx((x.abs() > 4).float().mean().item())
-    assert shown["reference_point"] == pytest.approx(z0.mean().item(), abs=1e-7)
+    assert metrics["spread"] == pytest.approx(x.std(correction=0).item(), rel=1e-4)
+    assert metrics["saturated"] == pytest.approx((x.abs() > 4).float().mean().item())
+    assert metrics["reference_point"] == pytest.approx(z0.mean().item(), abs=1e-7)
 
 
 @pytest.mark.parametrize(
     "spread, words",
     [
-        (40.0, "beta * std(g) is 40: 80% of examples are saturated and hardly count; try --beta 2.2"),
-        (0.01, "where any utility is a straight line"),
+        (
+            40.0,
+            "beta is too large: beta * std(g) is 40, and 80% of examples are saturated and hardly count; "
+            "try --beta 0.75",
+        ),
+        (
+            0.01,
+            "beta is too small: beta * std(g) is 0.01, where any utility is a straight line; "
+            "try --beta 3e+03 or more steps",
+        ),
         (3.0, ""),
     ],
 )
 def test_advice_when_beta_is_out_of_range(config, spread, words):
-    assert words in align.advice(config(), {"spread": spread, "saturated": 0.8})
+    assert align.advice(config(), {"spread": spread, "saturated": 0.8}) == words
     for nothing in ({"loss": 1.0}, {"spread": 0.0}, {"spread": float("nan")}):
         assert align.advice(config(), nothing) == ""
 
 
-def test_spread_is_of_what_goes_into_the_utility(aligner):
-    made = aligner(objective="smpo", inversion_steps=2)
-    _, inputs = made.loss(made_batch())
+def test_spread_is_of_what_goes_into_the_utility(make_aligner):
+    aligner = make_aligner(objective="smpo", inversion_steps=2)
+    _, inputs = aligner.loss(random_batch())
     p, r, _, score, _ = inputs
     probability = torch.sigmoid(score[:2] - score[2:])
     x = 0.5 * 30 * (20 * probability - 10) * ((r - p)[:2] - (r - p)[2:])
-    assert align.summarise(made.config, [inputs])["spread"] == pytest.approx(
+    assert align.summarise(aligner.config, [inputs])["spread"] == pytest.approx(
         x.std(correction=0).item(), rel=1e-3
     )

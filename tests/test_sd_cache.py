@@ -35,43 +35,43 @@ def prepare(config, pipeline, red, tmp_path):
 
 
 def test_latents_are_the_vaes_scaled_and_captions_the_text_encoders(prepare, pipeline):
-    made, _ = prepare()
-    row = made.index.image(5)
-    pixels, _ = cache.read_image(made.index.root / row.file, 32)
+    examples, _ = prepare()
+    row = examples.index.image(5)
+    pixels, _ = cache.read_image(examples.index.root / row.file, 32)
     with torch.no_grad():
         latent = pipeline.vae.encode(pixels[None]).latent_dist
         tokens = pipeline.tokenizer(
-            [made.index.caption(row.caption)], padding="max_length", return_tensors="pt"
+            [examples.index.caption(row.caption)], padding="max_length", return_tensors="pt"
         )
         text = pipeline.text_encoder(tokens.input_ids).last_hidden_state
     scale = pipeline.vae.config.scaling_factor
-    mean, deviation = np.split(made.images["latents"][5, 0], 2)
+    mean, deviation = np.split(examples.images["latents"][5, 0], 2)
     np.testing.assert_allclose(mean, latent.mean[0] * scale, atol=2e-3)
     np.testing.assert_allclose(deviation, latent.std[0] * scale, atol=2e-3)
-    np.testing.assert_allclose(made.texts["text"][row.caption, 0], text[0], atol=5e-3)
+    np.testing.assert_allclose(examples.texts["text"][row.caption, 0], text[0], atol=5e-3)
 
 
 def test_flipped_images_are_encoded_beside(prepare, pipeline):
-    made, _ = prepare(flip=True)
-    pixels, _ = cache.read_image(made.index.root / made.index.image(0).file, 32)
+    examples, _ = prepare(flip=True)
+    pixels, _ = cache.read_image(examples.index.root / examples.index.image(0).file, 32)
     mirrored = models.encode_images(pipeline, pixels.flip(-1)[None])[0]
-    np.testing.assert_allclose(made.images["latents"][0, 1], mirrored, atol=2e-3)
+    np.testing.assert_allclose(examples.images["latents"][0, 1], mirrored, atol=2e-3)
 
 
 def test_csft_has_each_caption_with_both_prefixes_and_the_empty_one_bare(prepare, pipeline):
-    made, _ = prepare(objective="csft")
-    bad, good = made.texts["text"][1]
-    asked = models.encode_text(pipeline, [p + made.index.caption(1) for p in OBJECTIVES["csft"].captions])[
-        "text"
-    ]
-    np.testing.assert_allclose(bad, asked[0], atol=5e-3)
-    np.testing.assert_allclose(good, asked[1], atol=5e-3)
-    assert np.array_equal(made.texts["text"][0, 0], made.texts["text"][0, 1])
+    examples, _ = prepare(objective="csft")
+    bad, good = examples.texts["text"][1]
+    texts = models.encode_text(
+        pipeline, [p + examples.index.caption(1) for p in OBJECTIVES["csft"].captions]
+    )["text"]
+    np.testing.assert_allclose(bad, texts[0], atol=5e-3)
+    np.testing.assert_allclose(good, texts[1], atol=5e-3)
+    assert np.array_equal(examples.texts["text"][0, 0], examples.texts["text"][0, 1])
 
 
-def test_it_is_kept_and_goes_on_where_it_stopped(prepare, tmp_path, monkeypatch):
-    made, _ = prepare()
-    whole = np.array(made.images["latents"])
+def test_what_is_encoded_is_used_again_and_an_interrupted_run_resumes(prepare, tmp_path, monkeypatch):
+    examples, _ = prepare()
+    whole = np.array(examples.images["latents"])
     done = np.load(tmp_path / "images" / "done.npy", mmap_mode="r+")
     assert done.all()
     monkeypatch.setattr(models, "encode_images", lambda *_: pytest.fail("encoded again"))
@@ -79,14 +79,14 @@ def test_it_is_kept_and_goes_on_where_it_stopped(prepare, tmp_path, monkeypatch)
     monkeypatch.undo()
     done[0] = False  # as if it had been killed before this chunk
     np.load(tmp_path / "images" / "latents.npy", mmap_mode="r+")[:] = 0
-    made, _ = prepare()
-    assert np.array_equal(made.images["latents"], whole)
+    examples, _ = prepare()
+    assert np.array_equal(examples.images["latents"], whole)
 
 
-def test_another_resolution_or_model_is_encoded_anew_and_that_is_said(prepare, pipeline, tmp_path, capsys):
+def test_another_resolution_or_model_is_encoded_anew_with_a_message(prepare, pipeline, tmp_path, capsys):
     prepare()
-    made, _ = prepare(resolution=16)
-    assert made.images["latents"].shape[-1] == 4
+    examples, _ = prepare(resolution=16)
+    assert examples.images["latents"].shape[-1] == 4
     assert "was made with other resolution: encoding anew" in capsys.readouterr().out
     weight = next(pipeline.vae.parameters()).data
     weight += 0.01
@@ -128,27 +128,27 @@ def broken(example, tmp_path):
 
 
 def test_unreadable_images_are_named_or_left_out(prepare, pipeline, broken):
-    made, settings = prepare(broken)
+    examples, settings = prepare(broken)
     with pytest.raises(
         InputError, match=r"2 images cannot be read: c\.png \(row 4\), d\.png \(row 5\); replace them"
     ):
-        check.refuse_unusable(made, settings)
-    made, settings = prepare(broken, skip_unreadable=True)
-    check.refuse_unusable(made, settings)
-    lines = check.report(made, pipeline)
+        check.refuse_unusable(examples, settings)
+    examples, settings = prepare(broken, skip_unreadable=True)
+    check.refuse_unusable(examples, settings)
+    lines = check.report(examples, pipeline)
     assert lines[0] == "2 liked and 3 disliked images, 1 captions"
     assert "2 images cannot be read and are left out: c.png (row 4), d.png (row 5)" in lines
-    assert [made.usable(i) for i in range(5)] == [True, False, True, False, True]
+    assert [examples.usable(i) for i in range(5)] == [True, False, True, False, True]
 
 
-def test_the_same_image_liked_and_disliked_is_told_and_the_report_kept(
+def test_an_image_both_liked_and_disliked_is_reported_and_the_report_is_kept(
     prepare, pipeline, broken, monkeypatch
 ):
-    made, _ = prepare(broken, skip_unreadable=True)
-    lines = check.report(made, pipeline)
+    examples, _ = prepare(broken, skip_unreadable=True)
+    lines = check.report(examples, pipeline)
     assert "1 images are both liked and disliked: a.png = e.png" in lines
-    monkeypatch.setattr(made.index, "find_opposites", lambda *_: pytest.fail("looked again"))
-    assert check.report(made, pipeline) == lines
+    monkeypatch.setattr(examples.index, "find_opposites", lambda *_: pytest.fail("looked again"))
+    assert check.report(examples, pipeline) == lines
 
 
 def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
@@ -156,7 +156,7 @@ def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
     folder.mkdir()
     example(folder, "file_name,caption,label", f"a.png,{'blue ' * 20},liked", "b.png,x,disliked")
     lines = check.report(prepare(folder)[0], pipeline)
-    assert any("1 captions are cut, being longer than 16 tokens, as 'blue blue" in line for line in lines)
+    assert any("1 captions are cut at 16 tokens, such as 'blue blue" in line for line in lines)
 
 
 FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
@@ -165,11 +165,7 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
 @pytest.mark.parametrize(
     "rows, changes, words",
     [
-        (
-            [FEEDBACK, "a.png,x,liked"],
-            {},
-            "is disliked; only sft, or --gamma 1, needs none",
-        ),
+        ([FEEDBACK, "a.png,x,liked"], {}, "is disliked: add some, or use --objective sft or --gamma 1"),
         ([FEEDBACK, "a.png,x,liked"], {"objective": "sft"}, None),
         ([FEEDBACK, "a.png,x,disliked"], {"objective": "sft"}, "none of the 1 images in .* is liked"),
         (
@@ -186,7 +182,7 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
         (
             [FEEDBACK, "a.png,x,1", "b.png,x,0"],
             {"batch": 1},
-            "a batch of 1 cannot provide a reference point",
+            "a batch of 1 has no reference point",
         ),
         ([FEEDBACK, "a.png,x,1", "b.png,x,0"], {"batch": 1, "reference_point": "none"}, None),
     ],
@@ -207,21 +203,21 @@ def test_a_class_of_which_nothing_can_be_read_is_refused(prepare, broken):
 
 
 def test_a_replaced_image_is_read_again_and_the_report_made_anew(prepare, pipeline, broken):
-    made, _ = prepare(broken, skip_unreadable=True)
-    assert any("2 images cannot be read" in line for line in check.report(made, pipeline))
+    examples, _ = prepare(broken, skip_unreadable=True)
+    assert any("2 images cannot be read" in line for line in check.report(examples, pipeline))
     for name in "cd":
         Image.new("RGB", (16, 16), (9, 9, 9 * ord(name) % 255)).save(broken / f"{name}.png")
-    made, settings = prepare(broken)
-    check.refuse_unusable(made, settings)
-    assert not any("cannot be read" in line for line in check.report(made, pipeline))
+    examples, settings = prepare(broken)
+    check.refuse_unusable(examples, settings)
+    assert not any("cannot be read" in line for line in check.report(examples, pipeline))
 
 
 def test_a_cache_travels_to_another_process_by_the_names_of_its_files(prepare):
-    made, settings = prepare(utility="linear")
-    packed = ForkingPickler.dumps((made, settings))
+    examples, settings = prepare(utility="linear")
+    packed = ForkingPickler.dumps((examples, settings))
     assert len(packed) < 10_000
     there, config = ForkingPickler.loads(packed)
-    assert np.array_equal(there.images["latents"], made.images["latents"]) and config == settings
+    assert np.array_equal(there.images["latents"], examples.images["latents"]) and config == settings
     assert config.run.utility is settings.run.utility
 
 
@@ -251,7 +247,7 @@ def test_two_runs_on_one_cache_do_not_mix(prepare, monkeypatch, tmp_path):
         prepare()
 
 
-def test_a_full_disk_is_said_before_the_work(prepare, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_before_the_work(prepare, monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 

@@ -32,11 +32,11 @@ def test_options_override_the_recipe_and_the_rest_is_default(tmp_path):
 def test_every_setting_is_an_option_with_a_word_of_help(capsys):
     with pytest.raises(SystemExit):
         read(["--help"])
-    shown = capsys.readouterr().out
-    text = " ".join(shown.split())
+    output = capsys.readouterr().out
+    text = " ".join(output.split())
     for f in dataclasses.fields(Config):
         assert option(f.name) in text and f.metadata["help"][:20] in text, f.name
-        assert f"\n{f.metadata['group']}:\n" in shown or not f.metadata["group"]
+        assert f"\n{f.metadata['group']}:\n" in output or not f.metadata["group"]
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
@@ -47,9 +47,9 @@ def test_recipes_load_and_fit_on_a_screen(recipe):
 
 
 def test_the_recipe_of_the_paper_says_what_the_paper_says():
-    known = tomllib.loads((RECIPES / "diffusion-kto-sd15.toml").read_text())
+    recipe = tomllib.loads((RECIPES / "diffusion-kto-sd15.toml").read_text())
     paper = {"beta": 5000, "gamma": 0.8, "lr": 1e-7, "warmup": 1000, "steps": 10000, "prompt_dropout": 0.2}
-    assert {k: known[k] for k in paper} == paper and known["utility"] == "kahneman_tversky"
+    assert {k: recipe[k] for k in paper} == paper and recipe["utility"] == "kahneman_tversky"
 
 
 def test_sft_draws_desirable_examples_only():

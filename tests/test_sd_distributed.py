@@ -27,21 +27,21 @@ def vars_of(config):
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
-def main(told):
+def main(message):
     """One process of two: run every objective and leave its weights and losses."""
     from pathlib import Path
 
     from sd.config import Config
 
-    told = json.loads(told)
-    base, out = Config(**told["config"]), Path(told["out"])
+    message = json.loads(message)
+    base, out = Config(**message["config"]), Path(message["out"])
     for name in OBJECTIVES:
         rows = [s for s in trainer.train(settings(base, name, out, 1))]
-        now = rows[-1].trainer
-        if now.accelerator.is_main_process:
-            assert now.accelerator.num_processes == 2
-            found = {n: w.detach().clone() for n, w in zip(now.names, now.weights, strict=True)}
-            save_file(found, out / f"{name}.safetensors")
+        result = rows[-1].trainer
+        if result.accelerator.is_main_process:
+            assert result.accelerator.num_processes == 2
+            weights = {n: w.detach().clone() for n, w in zip(result.names, result.weights, strict=True)}
+            save_file(weights, out / f"{name}.safetensors")
             (out / f"{name}.json").write_text(json.dumps([row.metrics for row in rows[1:]]))
 
 
@@ -65,10 +65,10 @@ def two(tmp_path_factory, red):
     }
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     code = "import sys, test_sd_distributed as t; t.main(sys.argv[1])"
-    told = json.dumps({"config": config, "out": str(out)})
+    message = json.dumps({"config": config, "out": str(out)})
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, told],
+            [sys.executable, "-c", code, message],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -89,9 +89,9 @@ def test_two_processes_are_one_with_twice_the_batch(two, name, tmp_path):
     for mine, other in zip([row.metrics for row in rows[1:]], theirs, strict=True):
         for key in set(mine) - {"images_per_second"}:
             assert mine[key] == pytest.approx(other[key], rel=2e-3, abs=2e-4), (name, key)
-    found = load_file(out / f"{name}.safetensors")
+    weights = load_file(out / f"{name}.safetensors")
     for n, weight in zip(rows[-1].trainer.names, rows[-1].trainer.weights, strict=True):
-        torch.testing.assert_close(found[n], weight.detach(), rtol=0, atol=3e-5)
+        torch.testing.assert_close(weights[n], weight.detach(), rtol=0, atol=3e-5)
 
 
 def test_some_process_had_no_desirable_example(two):

@@ -68,8 +68,8 @@ def test_means_and_win_rates_over_prompts(ask, folder, tmp_path, capsys):
     assert float(rows["", "b"]["win_rate"]) == 0.5 and float(rows["", "b"]["ties"]) == pytest.approx(1 / 3)
     assert rows["", "a"]["win_rate"] == "" and rows["", "b"]["prompts"] == "3"
     assert float(rows["anime", "b"]["win_rate"]) == 1 and float(rows["photo", "b"]["win_rate"]) == 0.25
-    found = json.loads((tmp_path / "out/results.json").read_text())
-    assert found["first"] == "a" and len(found["rows"]) == 6
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["first"] == "a" and len(results["rows"]) == 6
     assert "| vs b | 50.0 [" in capsys.readouterr().out
 
 
@@ -94,8 +94,8 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_scores(ask, folder, tmp_p
             calls.append(images)
             if len(calls) == self.stop:
                 raise KeyboardInterrupt
-            found = real(images, prompts)
-            return found + 1e-3 * found.mean()
+            scores = real(images, prompts)
+            return scores + 1e-3 * scores.mean()
 
     monkeypatch.setattr(evaluate, "BATCH", 2)
     monkeypatch.setattr(evaluate, "load", lambda *_: Rounding())
@@ -126,21 +126,19 @@ def test_an_image_that_changed_is_scored_again(ask, folder, tmp_path):
 def test_folders_must_have_as_many_images_of_the_same_prompts(ask, folder, capsys):
     a = folder("a", A)
     others = {
-        "a has 3 images of 'a fox', but b has 2 of 'a dog'; all need the same number": folder(
-            "b", [*A[:2], A[2][:2]]
-        ),
-        "a has 3 images of 'a fox', but b has 2 of 'a fox'": folder("c", [row[:2] for row in A]),
+        "b has 2 images of 'a dog'; every prompt needs 3, as in a": folder("b", [*A[:2], A[2][:2]]),
+        "b has 2 images of 'a fox'; every prompt needs 3": folder("c", [row[:2] for row in A]),
         "a and b have different prompts: number 1 is 'a cat' (anime) and 'a cow' (anime)": folder(
             "d", A, [PROMPTS[0], ("a cow", "anime"), PROMPTS[2]]
         ),
-        "a has 3 prompts, and b 2": folder("e", A[:2], PROMPTS[:2]),
+        "a has 3 prompts, but b has 2": folder("e", A[:2], PROMPTS[:2]),
     }
-    for said, b in others.items():
+    for message, b in others.items():
         assert ask(a=a, b=b) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_an_unfair_comparison_is_said(ask, folder, capsys):
+def test_an_unfair_comparison_is_reported(ask, folder, capsys):
     folders = {"a": folder("a", A), "b": folder("b", B)}
     for place, guidance in zip(folders.values(), (3.0, 7.5), strict=True):
         settings = {"seed": 0, "steps": 20, "guidance": guidance, "scheduler": "X", "prefix": str(place)}
@@ -167,47 +165,45 @@ def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
 
     monkeypatch.setattr(evaluate, "load", lambda *_: Broken())
     assert ask(a=folder("a", A), b=folder("b", B)) == 2
-    assert "broken gives" in capsys.readouterr().err
+    assert "broken scores" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--images", "a", "--scorers", "redness"], "--images a: name each model, as in kto="),
         (["--images", "a={a}", "a={a}", "--scorers", "redness"], "two folders named a"),
         (["--images", "a={a}/..", "--scorers", "redness"], "no index.csv in"),
         (["--images", "a={a}", "--scorers", "beauty"], "unknown scorer 'beauty': use one of redness"),
         (["--images", "a={a}", "--scorers", "following"], "not 'a fox'"),
-        (["--images", "a={a}", "--scorers", "clip=x", "clip=y"], "names one twice"),
+        (["--images", "a={a}", "--scorers", "clip=x", "clip=y"], "names a scorer twice"),
         (["--images", "a={a}"], "--images and --scorers are needed, or --votes"),
     ],
 )
-def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, said):
+def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, message):
     place = str(folder("a", A))
     out = ["--out", str(tmp_path / "out")]
     assert main(["evaluate", *(a.replace("{a}", place) for a in arguments), *out]) == 2
     error = capsys.readouterr().err.split("\r")[-1]  # after what a progress bar wrote
-    assert said in error and error.count("\n") == 1 and error.startswith("error: ")
+    assert message in error and error.count("\n") == 1 and error.startswith("error: ")
 
 
 def test_scores_are_all_that_memory_holds(folder, tmp_path, monkeypatch):
-    opened, most = [], []
+    paths, sizes = [], []
     load = scorers.load("redness")
 
-    def watched(images, prompts):
-        most.append(len(images))
+    def counting(images, prompts):
+        sizes.append(len(images))
         return load(images, prompts)
 
-    watched.name, watched.truncated = "redness", 0
+    counting.name, counting.truncated = "redness", 0
     monkeypatch.setattr(evaluate, "BATCH", 4)
-    monkeypatch.setattr(
-        evaluate, "_open", lambda path, real=evaluate._open: opened.append(path) or real(path)
-    )
-    monkeypatch.setattr(evaluate, "load", lambda *_: watched)
+    monkeypatch.setattr(evaluate, "_open", lambda path, real=evaluate._open: paths.append(path) or real(path))
+    monkeypatch.setattr(evaluate, "load", lambda *_: counting)
     (tmp_path / "out").mkdir()
     samples = {"a": read_samples(folder("a", A))}
     evaluate.score(samples, ["redness"], tmp_path / "out")
-    assert most == [4, 4, 1] and len(opened) == 9
+    assert sizes == [4, 4, 1] and len(paths) == 9
 
 
 def test_tables_are_laid_out_like_the_papers_with_its_figures_beside_ours():

@@ -27,7 +27,7 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
     monkeypatch.setitem(runs.STEPS, "large", 5)
     monkeypatch.setattr(shapes, "prompts", lambda preference: [s.caption for s in shapes.OPEN_SIZE[:12]])
     monkeypatch.setattr(figure7, "draw", partial(figure7.draw, steps=2))
-    for name in figure7.COMPARED:
+    for name in figure7.METHODS:
         monkeypatch.setitem(runs.OBJECTIVES, name, runs.OBJECTIVES[name] | {"batch": 2})
     arguments = [
         "--preference",
@@ -40,9 +40,9 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
         str(tmp_path / "r"),
     ]
     assert main(["figure7", *arguments]) == 0
-    found = json.loads((tmp_path / "o/figure7-large.json").read_text())
-    assert {(r["name"], r["seed"], r["step"]) for r in found["rows"]} == {
-        (name, seed, step) for name in figure7.COMPARED for seed in (0, 1) for step in range(6)
+    results = json.loads((tmp_path / "o/figure7-large.json").read_text())
+    assert {(r["name"], r["seed"], r["step"]) for r in results["rows"]} == {
+        (name, seed, step) for name in figure7.METHODS for seed in (0, 1) for step in range(6)
     }
     assert (tmp_path / "o/figure7-large.png").stat().st_size > 10_000
     assert "share of large shapes" in capsys.readouterr().out

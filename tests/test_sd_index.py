@@ -46,9 +46,9 @@ def test_pairs_are_neighbours_and_scores_are_normalised_over_all(example, tmp_pa
 def test_an_index_is_kept_and_made_anew_when_the_csv_or_the_policy_changes(example, tmp_path, capsys):
     rows = [HEADER, "a.png,x,liked", "b.png,x,disliked"]
     first = example(tmp_path, *rows)
-    made = first.path.stat().st_ino
+    inode = first.path.stat().st_ino
     csv = tmp_path / "feedback.csv"
-    assert data.open_index(csv, tmp_path).path.stat().st_ino == made
+    assert data.open_index(csv, tmp_path).path.stat().st_ino == inode
     csv.write_text(csv.read_text() + "c.png,x,liked\n")
     assert data.open_index(csv, tmp_path).images == 3
     assert "changed: indexing it again" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
         (["file_name,caption,split", "a.png,x,win"], "unknown split 'win': use one of exclusive_win"),
         (["winner,loser,caption"], "has no pairs"),
         (["winner,loser,caption", "a.png,a.png,x"], "row 2: image 'a.png' is both winner and loser"),
-        (["file_name;caption;label", "a.png;x;liked"], "columns are separated by commas"),
+        (["file_name;caption;label", "a.png;x;liked"], "separate columns by commas"),
         ([HEADER, "a.png,x,liked", 'b.png,"x,liked'], "row 3: "),
         (["winner,worse,caption"], "has no column loser; its columns: winner, worse, caption"),
         (

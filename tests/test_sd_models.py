@@ -26,22 +26,22 @@ def pipeline(kinds, request):
 
 
 def condition(pipeline, captions):
-    found = models.encode_text(pipeline, captions)
-    return found | {"sizes": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * len(captions))}
+    text = models.encode_text(pipeline, captions)
+    return text | {"sizes": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * len(captions))}
 
 
 @torch.no_grad()
 def test_the_condition_is_what_the_pipeline_itself_uses(pipeline, monkeypatch):
     """A pipeline's own call and our predict() agree on the same latents: text, pooled, time ids."""
-    seen = []
+    calls = []
     forward = pipeline.unet.forward
-    monkeypatch.setattr(pipeline.unet, "forward", lambda *a, **k: seen.append((a, k)) or forward(*a, **k))
+    monkeypatch.setattr(pipeline.unet, "forward", lambda *a, **k: calls.append((a, k)) or forward(*a, **k))
     captions = ["a small red circle on a white background", "a blue square on a gray background"]
     pipeline(
         captions, num_inference_steps=1, guidance_scale=1.0, latents=normal(*LATENT), output_type="latent"
     )
-    (xt, t), _ = seen[0]
-    theirs = forward(*seen[0][0], **seen[0][1])[0]
+    (xt, t), _ = calls[0]
+    theirs = forward(*calls[0][0], **calls[0][1])[0]
     torch.testing.assert_close(
         models.predict(pipeline.unet, xt, t.expand(2), condition(pipeline, captions)), theirs
     )
@@ -61,9 +61,9 @@ def test_predicted_noise_is_the_schedulers(pipeline):
 
 
 def test_an_empty_prompt_of_xl_is_zeros_as_the_pipeline_samples_it(kinds):
-    found = models.encode_text(models.load(kinds["xl"]), ["", "a circle"])
-    assert not found["text"][0].any() and not found["pooled"][0].any()
-    assert found["text"][1].any() and found["pooled"][1].any()
+    encoding = models.encode_text(models.load(kinds["xl"]), ["", "a circle"])
+    assert not encoding["text"][0].any() and not encoding["pooled"][0].any()
+    assert encoding["text"][1].any() and encoding["pooled"][1].any()
     assert models.encode_text(models.load(kinds["v1"]), [""])["text"].any()
 
 
@@ -120,7 +120,7 @@ def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tun
         p.data += 0.05 * normal(*p.shape, seed=i)
     prompts = ["a red circle on a gray background"]
     expected = draw(pipeline, prompts, steps=3)
-    models.save_weights(pipeline, unet, settings, tmp_path / "saved")
+    models.save_weights(pipeline, settings, tmp_path / "saved")
     if tune == "full":
         plain = DiffusionPipeline.from_pretrained(tmp_path / "saved")
     else:

@@ -102,11 +102,11 @@ def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch, 
     write(tmp_path / "source/1.parquet", [comparison("blue", "red", 1.0)])
     out = tmp_path / "out"
     out.mkdir()
-    take, taken = prepare._take, []
+    take, calls = prepare._take, []
 
     def stop(*arguments):
-        taken.append(1)
-        if len(taken) == 8:
+        calls.append(1)
+        if len(calls) == 8:
             raise KeyboardInterrupt
         return take(*arguments)
 
@@ -116,7 +116,7 @@ def test_interrupted_it_goes_on_and_counts_nothing_twice(tmp_path, monkeypatch, 
     assert not (out / "pairs.csv").exists()
     prepare.prepare(str(tmp_path / "source"), out)
     assert "4 pairs;" in capsys.readouterr().out
-    assert len(taken) == 9  # the first file was not taken again
+    assert len(calls) == 9  # the first file was not taken again
     monkeypatch.chdir(tmp_path)
     prepare.prepare("source", out)  # by another name
     assert "4 pairs;" in capsys.readouterr().out and len(rows(out / "pairs.csv")) == 4

@@ -38,14 +38,14 @@ def bytes_of(folder):
 
 def test_a_folder_of_images_says_what_each_shows(ask, capsys):
     code, out = ask("o", "--seed", "3")
-    assert code == 0 and "2 of 4 prompts are repeated" in capsys.readouterr().out
+    assert code == 0 and "2 of 4 prompts repeat an earlier one" in capsys.readouterr().out
     rows = list(csv.DictReader((out / "index.csv").read_text().splitlines()))
     assert [(r["number"], r["index"]) for r in rows] == [(str(p), str(i)) for p in range(4) for i in range(2)]
     assert {r["file_name"] for r in rows} == set(bytes_of(out))
     with Image.open(out / rows[2]["file_name"]) as image:
         assert image.size == (32, 32)
-        said = {"prompt": "a blue square on a white background", "seed": "3", "model": "pipeline"}
-        assert rows[2]["prompt"] == said["prompt"] and image.text == said
+        note = {"prompt": "a blue square on a white background", "seed": "3", "model": "pipeline"}
+        assert rows[2]["prompt"] == note["prompt"] and image.text == note
 
 
 def pixels(path):
@@ -56,10 +56,10 @@ def pixels(path):
 def test_each_image_has_a_noise_of_its_own_the_same_for_every_model_and_batch(ask):
     whole, parts = ask("a", "--batch", "8")[1], ask("b", "--batch", "3")[1]
     prompts = [prompt for prompt in PROMPTS.splitlines() for _ in range(2)]
-    drawn = drawing.draw(models.load(PIPELINE), prompts, steps=2, guidance=3)
+    reference = drawing.draw(models.load(PIPELINE), prompts, steps=2, guidance=3)
     for folder in (whole, parts):
-        found = torch.stack([pixels(path) for path in sorted(folder.glob("*.png"))])
-        assert (found - drawn).abs().max() < 1.5 / 255  # rounded to bytes; batches differ by rounding
+        images = torch.stack([pixels(path) for path in sorted(folder.glob("*.png"))])
+        assert (images - reference).abs().max() < 1.5 / 255  # rounded to bytes; batches differ by rounding
     assert len(set(bytes_of(whole).values())) == 8  # though every prompt is there twice
 
 
@@ -67,13 +67,13 @@ def test_an_interrupted_command_goes_on_to_the_same_images(ask, monkeypatch, cap
     whole = bytes_of(ask("whole")[1])
     draw, calls = sample.draw_batch, []
 
-    def interrupted(*arguments):
+    def interrupt(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return draw(*arguments)
 
-    monkeypatch.setattr(sample, "draw_batch", interrupted)
+    monkeypatch.setattr(sample, "draw_batch", interrupt)
     code, out = ask("parts")
     assert code == 2 and "run the same command again to resume" in capsys.readouterr().err
     assert len(bytes_of(out)) == 6 and not (out / "index.csv").exists()
@@ -94,12 +94,12 @@ def test_a_folder_of_other_images_is_refused_by_what_differs(ask, capsys):
 
 
 def test_a_prefix_changes_the_image_but_neither_noise_nor_index(ask, monkeypatch):
-    seen = []
+    inputs = []
     monkeypatch.setattr(sample, "draw_batch", lambda _, texts, noises, *rest: (
-        seen.append((texts, noises)) or torch.zeros(len(texts), 3, 8, 8)))  # fmt: skip
-    plain, prefixed = ask("a")[1], ask("b", "--prefix", "good image, ")[1]
-    assert (plain / "index.csv").read_bytes() == (prefixed / "index.csv").read_bytes()
-    (texts, noises), (others, same) = seen[0], seen[3]
+        inputs.append((texts, noises)) or torch.zeros(len(texts), 3, 8, 8)))  # fmt: skip
+    plain, with_prefix = ask("a")[1], ask("b", "--prefix", "good image, ")[1]
+    assert (plain / "index.csv").read_bytes() == (with_prefix / "index.csv").read_bytes()
+    (texts, noises), (others, same) = inputs[0], inputs[3]
     assert noises == same and others == [f"good image, {text}" for text in texts]
 
 
@@ -107,9 +107,9 @@ def test_adapters_change_the_images_and_are_named(ask, config, tmp_path, capsys)
     for state in train(config(tune="lora", lora_rank=2, steps=2, lr=0.1)):
         pass
     state.trainer.export()
-    plain, tuned = ask("a")[1], ask("b", "--lora", str(tmp_path / "run" / "lora"))[1]
-    assert bytes_of(plain) != bytes_of(tuned)
-    assert Image.open(tuned / "00000-0.png").text["model"] == "pipeline + run"
+    plain, with_lora = ask("a")[1], ask("b", "--lora", str(tmp_path / "run" / "lora"))[1]
+    assert bytes_of(plain) != bytes_of(with_lora)
+    assert Image.open(with_lora / "00000-0.png").text["model"] == "pipeline + run"
     assert ask("c", "--lora", str(tmp_path))[0] == 2
     assert "no pytorch_lora_weights.safetensors in" in capsys.readouterr().err
 
@@ -126,10 +126,10 @@ def test_adapters_of_another_model_are_refused(ask, config, kinds, tmp_path, cap
 def test_prompts_longer_than_a_text_encoder_takes_are_counted(kinds, kind):
     pipeline = models.load(kinds[kind])
     texts = ["a red circle", "a red circle " * 9]
-    assert sample.count_cut(pipeline, texts) == 1
+    assert sample.count_too_long(pipeline, texts) == 1
     if kind == "xl":
         pipeline.tokenizer_2.model_max_length = 4
-        assert sample.count_cut(pipeline, texts) == 2
+        assert sample.count_too_long(pipeline, texts) == 2
 
 
 def test_memory_holds_one_batch_of_images(tmp_path, monkeypatch):

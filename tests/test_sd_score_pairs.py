@@ -37,11 +37,11 @@ def run(data, *arguments):
 
 def test_both_images_of_each_pair_get_their_score_and_the_bounds_are_known(data, capsys, tmp_path):
     assert run(data) == 0
-    found = rows(data / "pairs-redness.csv")
+    table = rows(data / "pairs-redness.csv")
     before = rows(data / "pairs.csv")
-    assert [(r["winner"], r["loser"], r["caption"]) for r in found] == [tuple(r.values()) for r in before]
+    assert [(r["winner"], r["loser"], r["caption"]) for r in table] == [tuple(r.values()) for r in before]
     scores = []
-    for row in found:
+    for row in table:
         for side in ("winner", "loser"):
             pixels = read_image(data / row[side], shapes.PIXELS)[0] / 2 + 0.5
             scores.append(float(row[f"{side}_score"]))
@@ -65,26 +65,26 @@ class Counting:
 
     name, truncated = "redness", 0
 
-    def __init__(self, interrupted=0):
-        self.seen, self.calls, self.interrupted = 0, 0, interrupted
+    def __init__(self, stop_at=0):
+        self.images, self.calls, self.stop_at = 0, 0, stop_at
 
     def __call__(self, images, prompts):
         self.calls += 1
-        if self.calls == self.interrupted:
+        if self.calls == self.stop_at:
             raise KeyboardInterrupt
-        self.seen += len(images)
+        self.images += len(images)
         return scorers.Redness()(images, prompts)
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch, capsys):
     assert run(data, "--out", str(data / "whole.csv")) == 0
     shutil.rmtree(data / "cache")
-    first, second, third = Counting(interrupted=2), Counting(), Counting()
+    first, second, third = Counting(stop_at=2), Counting(), Counting()
     for scorer, code in ((first, 2), (second, 0), (third, 0)):
         monkeypatch.setattr(score_pairs, "load", lambda spec, device, scorer=scorer: scorer)
         assert run(data) == code
         assert (data / "pairs-redness.csv").exists() == (code == 0)
-    assert first.seen == score_pairs.BATCH and first.seen + second.seen == 48 and third.seen == 0
+    assert first.images == score_pairs.BATCH and first.images + second.images == 48 and third.images == 0
     assert (data / "pairs-redness.csv").read_text() == (data / "whole.csv").read_text()
     assert "run the same command again to resume" in capsys.readouterr().err
 
@@ -98,8 +98,8 @@ def test_other_weights_and_other_images_are_scored_anew(data, tmp_path):
     run(data)
     shutil.copy(data / "images/00000-liked.png", data / "images/00001-liked.png")
     run(data)
-    found = rows(data / "pairs-redness.csv")
-    assert found[0]["winner_score"] == found[1]["winner_score"]
+    table = rows(data / "pairs-redness.csv")
+    assert table[0]["winner_score"] == table[1]["winner_score"]
 
 
 def test_corrupt_images_are_named_and_left_out_with_their_pair(data, capsys):
@@ -107,16 +107,16 @@ def test_corrupt_images_are_named_and_left_out_with_their_pair(data, capsys):
     (data / "images/00003-disliked.png").write_bytes(whole[: len(whole) // 2])
     (data / "images/00005-liked.png").write_bytes(b"no image")
     assert run(data) == 0
-    said = capsys.readouterr()
-    assert "images/00003-disliked.png" in said.err and "images/00005-liked.png" in said.err
-    assert "22 pairs, 2 left out" in said.out
-    found = rows(data / "pairs-redness.csv")
-    assert [r["winner"][7:12] for r in found] == [f"{i:05d}" for i in range(24) if i not in (3, 5)]
+    output = capsys.readouterr()
+    assert "images/00003-disliked.png" in output.err and "images/00005-liked.png" in output.err
+    assert "22 pairs, 2 left out" in output.out
+    table = rows(data / "pairs-redness.csv")
+    assert [r["winner"][7:12] for r in table] == [f"{i:05d}" for i in range(24) if i not in (3, 5)]
     (data / "images/00003-disliked.png").write_bytes(whole)
     assert run(data) == 0 and "23 pairs, 1 left out" in capsys.readouterr().out
 
 
-def test_what_is_wrong_is_said_in_one_line(data, capsys, monkeypatch, tmp_path):
+def test_what_is_wrong_is_reported_in_one_line(data, capsys, monkeypatch, tmp_path):
     def says(what, *arguments):
         assert main(["score-pairs", *arguments]) == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]

@@ -42,7 +42,7 @@ def to_pixels(image):
     return flat.permute(2, 0, 1) / 255
 
 
-def cropped(image):
+def crop(image):
     """The published preprocessing of CLIP and BLIP: the shorter side to SIDE, and the centre of the rest."""
     scale = SIDE / min(image.size)
     wide, high = (int(scale * length) for length in image.size)
@@ -79,7 +79,7 @@ def by_transformers(model, images):
     """logits_per_image of CLIPModel itself, of each image under each of PROMPTS."""
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
     tokens = tokenizer(PROMPTS, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
-    return model(**tokens, pixel_values=torch.stack([cropped(image) for image in images])).logits_per_image
+    return model(**tokens, pixel_values=torch.stack([crop(image) for image in images])).logits_per_image
 
 
 def test_clip_and_pickscore_are_those_of_transformers(clip, model, images):
@@ -87,13 +87,13 @@ def test_clip_and_pickscore_are_those_of_transformers(clip, model, images):
     assert logits.std() > 0.02  # or anything would pass
     ids = {"text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}
     change_file(clip, "model.safetensors", lambda state: state.update(ids))  # older checkpoints carry these
-    found = scorers.load(f"pickscore={clip}")(images, PROMPTS)
-    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
+    scores = scorers.load(f"pickscore={clip}")(images, PROMPTS)
+    torch.testing.assert_close(scores, logits, rtol=1e-4, atol=1e-4)
     cosine = logits / model.logit_scale.exp()
     clip_scorer = scorers.load(f"clip={clip}")
-    found = clip_scorer(images, PROMPTS)
-    torch.testing.assert_close(found, (100 * cosine).clamp(min=0), rtol=1e-4, atol=1e-4)
-    assert found.dtype == torch.float32 and clip_scorer.truncated == 1
+    scores = clip_scorer(images, PROMPTS)
+    torch.testing.assert_close(scores, (100 * cosine).clamp(min=0), rtol=1e-4, atol=1e-4)
+    assert scores.dtype == torch.float32 and clip_scorer.truncated == 1
     clip_scorer(images, PROMPTS)
     assert clip_scorer.truncated == 1  # the same prompt
 
@@ -120,13 +120,13 @@ def test_aesthetic_is_a_head_on_clip(clip, model, images, kind):
         head |= {f"layers.{i}.bias": random(b) for i, (_, b) in sizes.items()}
         layers = [f"layers.{i}." for i in sizes]
     save_file(head, clip / "sac+logos+ava1-l14-linearMSE.safetensors")
-    x = model.vision_model(torch.stack([cropped(image) for image in images])).pooler_output
+    x = model.vision_model(torch.stack([crop(image) for image in images])).pooler_output
     x = F.normalize(model.visual_projection(x))
     for layer in layers:
         x = x @ head[f"{layer}weight"].T + head[f"{layer}bias"]
-    found = scorers.load(f"aesthetic={clip}")(images, PROMPTS)
-    torch.testing.assert_close(found, x[:, 0], rtol=1e-4, atol=1e-4)
-    assert found.std() > 0.01
+    scores = scorers.load(f"aesthetic={clip}")(images, PROMPTS)
+    torch.testing.assert_close(scores, x[:, 0], rtol=1e-4, atol=1e-4)
+    assert scores.std() > 0.01
 
 
 def attend(q, k, v, mask=None):
@@ -181,9 +181,9 @@ def test_hpsv2_is_open_clips_forward_pass(clip, images):
     state = open_clip_weights()
     save_file(state, clip / "HPS_v2.1_compressed.safetensors")
     (clip / "model.safetensors").unlink()  # the base model's own weights are not needed
-    found = scorers.load(f"hpsv2={clip}")(images, PROMPTS)
+    scores = scorers.load(f"hpsv2={clip}")(images, PROMPTS)
     tokenizer = CLIPTokenizer.from_pretrained(PIPELINE / "tokenizer")
-    for image, prompt, score in zip(images, PROMPTS, found, strict=True):
+    for image, prompt, score in zip(images, PROMPTS, scores, strict=True):
         pixels = to_pixels(image)
         high, wide = (round(SIDE / max(image.size) * length) for length in pixels.shape[1:])
         pixels = F.interpolate(pixels[None], (high, wide), mode="bicubic", antialias=True)[0]
@@ -199,7 +199,7 @@ def test_hpsv2_is_open_clips_forward_pass(clip, images):
         causal = torch.ones(len(ids), len(ids)).tril().bool()
         y = norm(state, "ln_final", open_clip(state, y[None], "", causal))[:, -1] @ state["text_projection"]
         torch.testing.assert_close(score, F.cosine_similarity(x, y)[0], rtol=1e-4, atol=1e-5)
-    assert found.std() > 0.02
+    assert scores.std() > 0.02
 
 
 def blip_weights():
@@ -260,12 +260,12 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
     prompts = ["A reddish circle", "a", "large red circle on a circle", "red " * 50]
     ids = [[2, 5, 6, 7, 8, 3], [2, 5, 3], [2, 9, 6, 8, 10, 5, 8, 3], [2, *[6] * 33, 3]]
     scorer = scorers.load(f"imagereward={folder}")
-    found = scorer(images, prompts)
-    assert scorer.truncated == 1 and found.std() > 0.005
-    for image, tokens, score in zip(images, ids, found, strict=True):
+    scores = scorer(images, prompts)
+    assert scorer.truncated == 1 and scores.std() > 0.005
+    for image, tokens, score in zip(images, ids, scores, strict=True):
         see, say = "blip.visual_encoder.", "blip.text_encoder."
         proj = (state[f"{see}patch_embed.proj.weight"], state[f"{see}patch_embed.proj.bias"])
-        x = F.conv2d(cropped(image)[None], *proj, stride=PATCH).flatten(2).mT
+        x = F.conv2d(crop(image)[None], *proj, stride=PATCH).flatten(2).mT
         x = torch.cat([state[f"{see}cls_token"], x], 1) + state[f"{see}pos_embed"]
         for n in range(LAYERS):
             block = f"{see}blocks.{n}."
@@ -333,7 +333,7 @@ def change_file(folder, name, change):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors in .*clip reads the files of"),
         (lambda f: (f / "preprocessor_config.json").unlink(), "no preprocessor_config.json in"),
@@ -355,18 +355,18 @@ def change_file(folder, name, change):
         ),
     ],
 )
-def test_files_that_do_not_fit_are_named(clip, damage, said):
+def test_files_that_do_not_fit_are_named(clip, damage, message):
     damage(clip)
-    with pytest.raises(InputError, match=said) as found:
+    with pytest.raises(InputError, match=message) as info:
         scorers.load(f"clip={clip}")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(info.value)
 
 
-def test_what_else_is_wrong_is_said(clip, blip, tmp_path):
+def test_what_else_is_wrong_is_reported(clip, blip, tmp_path):
     folder, state = blip
     save_file({"weight": random(2, 3), "bias": random(2)}, clip / "sa_0_4_vit_l_14_linear.safetensors")
     (tmp_path / "HPS_v2.1_compressed.pt").write_bytes(b"")
-    for spec, said in {
+    for spec, message in {
         "beauty": "unknown scorer 'beauty': use one of redness, following, clip",
         "redness=here": "needs no folder",
         "pickscore": "pickscore=DIR, where DIR holds the files of yuvalkirstain/PickScore_v1",
@@ -375,7 +375,7 @@ def test_what_else_is_wrong_is_said(clip, blip, tmp_path):
         f"aesthetic={clip}": "linear.safetensors is not the expected head",
         f"imagereward={clip}": "no ImageReward.*safetensors in .*THUDM/ImageReward",
     }.items():
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             scorers.load(spec)
     save_file(part_of(state, "blip"), folder / "ImageReward.safetensors")
     with pytest.raises(InputError, match="not the expected head: see its"):

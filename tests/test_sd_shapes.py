@@ -12,7 +12,7 @@ from sd.tiny import shapes
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def examples():
     return shapes.training_set(400, seed=5)
 
 
@@ -24,18 +24,18 @@ def test_120_captions_of_which_12_are_held_out_and_every_word_is_seen():
     assert shapes.SCENES[0].caption == "a small red circle on a black background"
 
 
-def test_the_judge_reads_every_image_rightly_and_notices_every_wrong_word(drawn):
-    images, captions = drawn
+def test_the_judge_reads_every_image_rightly_and_notices_every_wrong_word(examples):
+    images, captions = examples
     assert shapes.follows(images, captions).all()
-    shown = shapes.judge(images)
+    scenes = shapes.judge(images)
     for field, values in (("size", shapes.SIZES), ("colour", shapes.COLOURS), ("shape", shapes.SHAPES)):
         names = list(values)
-        wrong = [s._replace(**{field: names[names.index(getattr(s, field)) - 1]}).caption for s in shown]
+        wrong = [s._replace(**{field: names[names.index(getattr(s, field)) - 1]}).caption for s in scenes]
         assert not shapes.follows(images, wrong).any(), field
 
 
-def test_the_judge_bears_noise_and_a_red_filter(drawn):
-    images, captions = drawn
+def test_the_judge_bears_noise_and_a_red_filter(examples):
+    images, captions = examples
     noisy = (images + 0.08 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(
         0, 1
     )
@@ -43,8 +43,8 @@ def test_the_judge_bears_noise_and_a_red_filter(drawn):
     assert shapes.follows(shapes.redden(images), captions).float().mean() > 0.99
 
 
-def test_some_captions_leave_size_or_shape_open(drawn):
-    scenes = [shapes.BY_CAPTION[caption] for caption in drawn[1]]
+def test_some_captions_leave_size_or_shape_open(examples):
+    scenes = [shapes.BY_CAPTION[caption] for caption in examples[1]]
     assert 0.08 < sum(s.size is None for s in scenes) / 400 < 0.25
     assert 0.08 < sum(s.shape is None for s in scenes) / 400 < 0.25
 

@@ -21,24 +21,26 @@ def test_the_study_judges_every_objective_and_trains_none_twice(tmp_path, monkey
     monkeypatch.setattr(runs, "OBJECTIVES", few)
     monkeypatch.setitem(runs.STEPS, "red", 2)
     monkeypatch.setattr(study, "PROMPTS", study.PROMPTS[:3])
-    drawn, draw = [], sample.draw_batch
+    requests, draw = [], sample.draw_batch
 
     def quick(pipeline, texts, noises, steps, *rest):
-        drawn.extend(texts)
+        requests.extend(texts)
         return draw(pipeline, texts, noises, 1, *rest)
 
     monkeypatch.setattr(sample, "draw_batch", quick)
     arguments = ["--seeds", "2", "--out", str(tmp_path / "o"), "--runs", str(tmp_path / "r")]
     assert main(["study", *arguments]) == 0
-    found = json.loads((tmp_path / "o/study.json").read_text())
-    assert [entry["name"] for entry in found["summary"]] == ["kahneman_tversky", "csft", "pretrained"]
-    assert {entry["seeds"] for entry in found["summary"]} == {2}
+    results = json.loads((tmp_path / "o/study.json").read_text())
+    assert [entry["name"] for entry in results["summary"]] == ["kahneman_tversky", "csft", "pretrained"]
+    assert {entry["seeds"] for entry in results["summary"]} == {2}
     assert (tmp_path / "o/study.png").stat().st_size > 10_000
-    assert "beaten" in capsys.readouterr().out
-    assert len(drawn) == 2 * 3 * 3 * 5 and sum(text.startswith(CSFT[True]) for text in drawn) == 2 * 3 * 5
+    assert "is redder on" in capsys.readouterr().out
+    assert (
+        len(requests) == 2 * 3 * 3 * 5 and sum(text.startswith(CSFT[True]) for text in requests) == 2 * 3 * 5
+    )
     monkeypatch.setattr(study, "train", lambda config: pytest.fail("trained again"))
     assert main(["study", *arguments]) == 0
-    assert json.loads((tmp_path / "o/study.json").read_text()) == found and len(drawn) == 90
+    assert json.loads((tmp_path / "o/study.json").read_text()) == results and len(requests) == 90
 
 
 def test_summaries_are_means_over_seeds():
@@ -54,7 +56,7 @@ def test_summaries_are_means_over_seeds():
 
 
 def test_the_study_has_every_objective_of_the_paper():
-    known = {
+    names = {
         "sft",
         "csft",
         "diffusion_dpo",
@@ -63,4 +65,4 @@ def test_the_study_has_every_objective_of_the_paper():
         "loss_averse",
         "risk_seeking_bounded",
     }
-    assert set(runs.OBJECTIVES) == known and next(iter(runs.OBJECTIVES)) == "kahneman_tversky"
+    assert set(runs.OBJECTIVES) == names and next(iter(runs.OBJECTIVES)) == "kahneman_tversky"

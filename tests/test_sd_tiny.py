@@ -58,8 +58,8 @@ def test_every_prompt_can_be_written_and_words_of_captions_are_one_token():
 
 
 def test_the_committed_pipeline_follows_its_prompts_and_those_it_was_never_shown():
-    assert tiny.followed(PIPELINE, shapes.KNOWN) >= 0.97
-    held_out = tiny.followed(PIPELINE, shapes.HELD_OUT * 5)
+    assert tiny.following(PIPELINE, shapes.KNOWN) >= 0.97
+    held_out = tiny.following(PIPELINE, shapes.HELD_OUT * 5)
     assert held_out >= 0.9
 
 

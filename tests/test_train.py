@@ -185,7 +185,7 @@ def test_what_cannot_be_aligned_is_refused(pretrained, points):
     for arguments, message in (
         ((pretrained.select([0, 0]), points, [Run()], 8), "not 2 at once"),
         ((pretrained, one_class, [Run()], 8), "1000 of 1000 are liked"),
-        ((pretrained, points, [Run("diffusion_dpo")], 7), "even for pairs"),
+        ((pretrained, points, [Run("diffusion_dpo")], 7), "even for objectives on pairs"),
         ((pretrained, points, [Run()], 0), "must be positive"),
     ):
         with pytest.raises(InputError, match=message):

@@ -24,16 +24,9 @@ def figure6(out: str, seeds: int, cache: str, world: str = "figure6", beta: floa
     """The paper's Figure 6: every objective at one beta, samples and numbers, drawn and saved."""
     place = _world(world)
     output_folder(out)
-    runs = [
-        ("sft", Run("sft")),
-        ("csft", Run("csft")),
-        ("diffusion_dpo", Run("diffusion_dpo", beta=beta)),
-        ("smpo", Run("smpo", beta=beta)),
-        *(
-            _kto(name, beta)
-            for name in ("risk_seeking", "risk_seeking_bounded", "loss_averse", "kahneman_tversky")
-        ),
-    ]
+    utilities = ("risk_seeking", "risk_seeking_bounded", "loss_averse", "kahneman_tversky")
+    runs = [(name, Run(name, beta=beta)) for name in ("sft", "csft", "diffusion_dpo", "smpo")]
+    runs += [_kto(name, beta) for name in utilities]
     note = f"beta {beta:g}, gamma 0.8, {seeds_text(seeds)}, dots of seed 0; liked solid, disliked dashed"
     fig, content = _compare(place, runs, seeds, cache, note)
     return _save(out, "figure6", world, fig, content)
@@ -130,7 +123,7 @@ def _kto(name: str, beta: float, gamma: float = 0.8) -> tuple[str, Run]:
 
 def _world(name: str) -> World:
     if name not in data.WORLDS:
-        raise InputError(f"unknown world '{name}': one of {', '.join(data.WORLDS)}")
+        raise InputError(f"unknown world '{name}': use one of {', '.join(data.WORLDS)}")
     return data.WORLDS[name]()
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from toy import data
 from toy.diffusion import add_noise, linear_schedule, sample
-from toy.utilities import kahneman_tversky
+from toy.utilities import kahneman_tversky  # the sigmoid
 
-ABAR = linear_schedule()  # the share of signal left at each of 1000 timesteps
+ABAR = linear_schedule()  # the share of the variance that is still signal, at each of 1000 timesteps
 
 
 class Denoiser(nn.Module):
@@ -28,8 +28,9 @@ class Denoiser(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, xt, t):
+        # the time as four sines and four cosines, so that the network can tell timesteps apart
         angle = torch.pi * t[:, None] / (len(ABAR) - 1) * torch.tensor([1, 2, 4, 8])
-        return self.layers(torch.cat([xt, angle.sin(), angle.cos()], 1))  # 2 + 4 + 4 inputs
+        return self.layers(torch.cat([xt, angle.sin(), angle.cos()], 1))
 
 
 def error(model, xt, t, eps):
@@ -43,19 +44,23 @@ def kto_loss(policy, reference, x0, desirable, t, eps, utility, beta):
     with torch.no_grad():
         reference_error = error(reference, xt, t, eps)
     g = reference_error - error(policy, xt, t, eps)  # reward: how much better the policy guesses
-    z0 = g.mean().clamp(min=0).detach()  # reference point: a reward above it is a gain
-    s = torch.where(desirable, 1.0, -1.0)  # for a disliked example, a reward below it is
-    x = s * beta * (g - z0)  # what each example gained, or lost if it is negative
+    z0 = g.mean().clamp(min=0).detach()  # reference point: the batch's mean reward, never below 0
+    s = torch.where(desirable, 1.0, -1.0)  # sign: a liked example gains above z0, a disliked one below
+    x = s * beta * (g - z0)  # what each example gained; it lost if x is negative
     return (1 - utility(x)).mean()  # the smaller the loss, the larger the mean utility
 
 
-def align(policy, likes, utility=kahneman_tversky, beta=4.0, gamma=0.8, steps=250, batch=128, lr=1e-3):
-    """Train the policy on likes and dislikes; yields the loss of each step, which starts at 1 - U(0)."""
+def align(policy, feedback, utility=kahneman_tversky, beta=4.0, gamma=0.8, steps=250, batch=128, lr=1e-3):
+    """Train the policy on likes and dislikes; yields the loss of each step, which starts at 1 - U(0).
+
+    beta: the larger it is, the smaller a gain that saturates the utility. gamma: the share of liked
+    examples in a batch, whatever their share in the feedback.
+    """
     reference = copy.deepcopy(policy).requires_grad_(False)
-    liked, disliked = likes.x0[likes.desirable], likes.x0[~likes.desirable]
+    liked, disliked = feedback.x0[feedback.desirable], feedback.x0[~feedback.desirable]
     optimizer = torch.optim.Adam(policy.parameters())
     for step in range(steps):
-        desirable = torch.rand(batch) < gamma  # an example is a liked one with probability gamma
+        desirable = torch.rand(batch) < gamma
         some_liked = liked[torch.randint(len(liked), (batch,))]
         some_disliked = disliked[torch.randint(len(disliked), (batch,))]
         x0 = torch.where(desirable[:, None], some_liked, some_disliked)
@@ -77,7 +82,7 @@ def pretrain(model, points, steps=1000, batch=256, lr=2e-3):
 
 
 def update(optimizer, loss, lr):
-    """One step of gradient descent."""
+    """One step of the optimizer."""
     optimizer.param_groups[0]["lr"] = lr
     optimizer.zero_grad()
     loss.backward()
@@ -85,27 +90,28 @@ def update(optimizer, loss, lr):
 
 
 def draw(model, n=3500):
-    """Samples (n, 2): pure noise, cleaned in 20 strides."""
+    """Samples (n, 2): pure noise, cleaned in 20 strides, of which the last one counts."""
     *_, x0 = sample(lambda xt, t: model(xt, t.expand(n)), torch.randn(n, 2), ABAR, steps=20)
     return x0
 
 
 def main():
     torch.manual_seed(0)
-    world = data.figure6()  # what people like lies around (0.3, 0.8), what they dislike below it
-    points, likes = world.base(10_000, torch.default_generator), data.feedback(world)
+    world = data.figure6()  # people like points around (0.3, 0.8) and dislike those around (0.3, 0.6)
+    points, feedback = world.base(10_000, torch.default_generator), data.feedback(world)
     center = points.mean(0)
     scale = (points - center).std()
-    model = Denoiser()
-    for title, training in (
-        ("pretrained", pretrain(model, (points - center) / scale)),
-        ("aligned", align(model, likes._replace(x0=(likes.x0 - center) / scale))),
-    ):
-        for _ in training:
-            pass
-        samples = draw(model) * scale + center
+    feedback = feedback._replace(x0=(feedback.x0 - center) / scale)
+    policy = Denoiser()
+
+    def report(title, losses):
+        samples = draw(policy) * scale + center
         liked, disliked = world.is_desirable(samples).float(), world.is_undesirable(samples).float()
-        print(f"{title:10} {liked.mean():5.1%} of samples liked, {disliked.mean():5.1%} disliked")
+        print(f"{title:10}  loss {losses[0]:.3f} to {losses[-1]:.3f}, ", end="")
+        print(f"{liked.mean():.1%} of samples liked, {disliked.mean():.1%} disliked")
+
+    report("pretrained", list(pretrain(policy, (points - center) / scale)))
+    report("aligned", list(align(policy, feedback)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The examples of each step. All that is random in an example follows from (seed, step, slot).
+"""The examples of each step. Everything random in an example follows from (seed, step, slot).
 
-A slot is an example's place in the batch of all processes together. So a resumed run, or one on another
-number of processes, draws the same numbers, and a checkpoint need not save anything about the data.
+A slot is the place of an example in the batch of all processes together. A run that is resumed, or that has
+another number of processes, therefore draws the same numbers, and checkpoints need no data state.
 """
 
 import numpy as np
@@ -17,15 +17,14 @@ Batch = dict[str, Tensor | list[str]]
 
 
 def draws(seed: int, step: int, slot: int) -> np.random.Generator:
-    """A generator of its own for each example of each step."""
+    """The random generator of one example of one step."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, step, slot]))
 
 
 class Batches(Dataset):
-    """Batch number k of this process: per image t (B,), eps and x0 (B, C, h, w), text (B, L, D),
-    desirable (B,), score (B,), for XL pooled and sizes. Pairs are 2B images, winners before losers, with
-    t, eps and caption in common. Without a cache: pixels, noise and captions in place of x0 and text.
-    """
+    """Batch k of this process: t (B,), eps and x0 (B, C, h, w), text (B, L, D), desirable (B,), score (B,),
+    and for XL pooled and sizes. B pairs are 2B images, winners before losers; the two of a pair share t,
+    eps and caption. Without a cache, pixels, noise and captions are in place of x0 and text."""
 
     def __init__(self, cache: Cache, config: Config, timesteps: int, process: int = 0):
         self.cache, self.config, self.timesteps, self.process = cache, config, timesteps, process
@@ -37,47 +36,49 @@ class Batches(Dataset):
         first = self.process * self.config.batch
         examples = [self.example(k, first + i) for i in range(self.config.batch)]
         images = [image for side in zip(*examples, strict=True) for image in side]
-        columns = {name: [image[name] for image in images] for name in images[0]}
-        return {
-            name: v if name == "captions" else torch.from_numpy(np.stack(v)) for name, v in columns.items()
-        }
+        batch = {}
+        for name in images[0]:
+            values = [image[name] for image in images]
+            batch[name] = values if name == "captions" else torch.from_numpy(np.stack(values))
+        return batch
 
     def example(self, step: int, slot: int) -> list[dict]:
-        """The image, or the two of a pair, of a slot."""
+        """The image of a slot, or the two images of its pair."""
         rng = draws(self.config.seed, step, slot)
         numbers = self._choose(rng)
-        shared = {"t": rng.integers(self.timesteps), "eps": rng.standard_normal(self.cache.shape, np.float32)}
-        dropped = rng.random() < self.config.prompt_dropout
-        return [shared | self._image(number, dropped, rng) for number in numbers]
+        common = {"t": rng.integers(self.timesteps), "eps": rng.standard_normal(self.cache.shape, np.float32)}
+        drop = rng.random() < self.config.prompt_dropout
+        return [common | self._image(number, drop, rng) for number in numbers]
 
     def _choose(self, rng: np.random.Generator) -> list[int]:
-        """A pair, or an image: desirable with probability gamma, uniform within its class."""
+        """The two numbers of a pair; or that of an image, desirable with probability gamma and uniform within
+        its class."""
         index, pairs = self.cache.index, self.config.pairs
         liked = pairs or rng.random() < self.config.run.gamma
         low, high = (0, index.liked) if liked else (index.liked, index.images)
-        while True:  # until one can be read; check.refuse_unusable has made sure that there is one
+        while True:  # until one can be read; check.refuse_unusable makes sure that there is one
             number = int(rng.integers(low, high))
             numbers = [2 * number, 2 * number + 1] if pairs else [number]
             if self.cache.usable(numbers[0]):
                 return numbers
 
-    def _image(self, number: int, dropped: bool, rng: np.random.Generator) -> dict:
+    def _image(self, number: int, drop: bool, rng: np.random.Generator) -> dict:
         index, cache, config = self.cache.index, self.cache, self.config
         image = index.image(number)
         score = 0.0 if image.score is None else index.normalised(image.score)
         out = {"desirable": np.bool_(image.desirable), "score": np.float32(score)}
-        mirrored = config.flip and rng.random() < 0.5
-        noise = rng.standard_normal(self.cache.shape, np.float32)  # scaled by the VAE's deviation
-        caption = 0 if dropped else image.caption  # 0 is the empty one
+        mirror = config.flip and rng.random() < 0.5
+        noise = rng.standard_normal(cache.shape, np.float32)  # to be scaled by the VAE's deviation
+        caption = 0 if drop else image.caption  # 0 is the empty one
         if config.cached:
-            mean, deviation = np.split(cache.images["latents"][number, int(mirrored)].astype(np.float32), 2)
+            mean, deviation = np.split(cache.images["latents"][number, int(mirror)].astype(np.float32), 2)
             out["x0"] = mean + deviation * noise
             for name, texts in cache.texts.items():
                 prefix = image.desirable if texts.shape[1] > 1 else 0
                 out[name] = texts[caption, prefix].astype(np.float32)
             sizes = cache.images["sizes"][number]
         else:
-            pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, mirrored, rng)
+            pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, mirror, rng)
             out |= {"pixels": pixels.numpy(), "noise": noise}
             prefixes = config.run.needs.captions if caption else ()
             out["captions"] = (prefixes[image.desirable] if prefixes else "") + index.caption(caption)

@@ -7,18 +7,18 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-# what PIL raises on broken files
+# the exceptions of PIL for broken files
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def read_image(
-    path: Path, resolution: int, crop: str = "center", mirrored: bool = False, rng=None
+    path: Path, resolution: int, crop: str = "center", mirror: bool = False, rng=None
 ) -> tuple[Tensor, list[int]]:
-    """Pixels (3, R, R) in [-1, 1], the shorter side resized to R and the longer one cropped; and SDXL's six
+    """Pixels (3, R, R) in [-1, 1]: the shorter side is resized to R, the longer one cropped. Also SDXL's six
     sizes: original height and width, top and left of the crop, target height and width."""
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
-    if mirrored:
+    if mirror:
         image = ImageOps.mirror(image)
     width, height = image.size
     scale = resolution / min(width, height)

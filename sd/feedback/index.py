@@ -1,10 +1,10 @@
 """Feedback on images: a folder with a CSV, checked row by row and indexed on disk.
 
-feedback.csv: file_name (or file_path), caption, and label (liked, disliked, 1, 0, true, false) or the
-published split (exclusive_win, intersections, exclusive_lose). pairs.csv: winner, loser, caption, and
-for SmPO winner_score, loser_score. File names are relative to the CSV's folder. The index is one SQLite
-file, so that memory does not grow with the number of rows. Images are numbered, liked ones first; in an
-index of pairs, the winner of pair k is 2k and its loser 2k + 1.
+feedback.csv has the columns file_name (or file_path), caption, and either label (liked, disliked, 1, 0,
+true, false) or the authors' split (exclusive_win, intersections, exclusive_lose). pairs.csv has winner,
+loser, caption, and for SmPO winner_score and loser_score. File names are relative to the CSV's folder. The
+index is an SQLite file, so that memory does not grow with the number of rows. It numbers the images, liked
+ones first; in an index of pairs, the winner of pair k has the number 2k, and its loser 2k + 1.
 """
 
 import math
@@ -23,7 +23,7 @@ from toy.files import save_atomically
 
 LABELS = {"liked": 1, "disliked": 0, "1": 1, "0": 0, "true": 1, "false": 0}
 SPLITS = {"exclusive_win": 1, "exclusive_lose": 0}
-INTERSECTIONS = {"liked": 1, "disliked": 0, "left_out": None}  # what the split of that name counts as
+INTERSECTIONS = {"liked": 1, "disliked": 0, "left_out": None}  # how the split of this name is labelled
 
 
 class Row(NamedTuple):
@@ -44,16 +44,14 @@ def find_csv(data: str, pairs: bool) -> Path:
     if not path.is_dir():
         raise InputError(f"no folder or CSV file {path}; --data is the folder of {name}")
     if not (path / name).is_file():
-        other = "feedback.csv" if pairs else "pairs.csv"
-        hint = f"; it has {other}, for objectives on {'likes and dislikes' if pairs else 'pairs'}"
-        raise InputError(
-            f"no {name} in {path}{hint if (path / other).is_file() else ''}; --data may name a CSV too"
-        )
+        other, kind = ("feedback.csv", "likes and dislikes") if pairs else ("pairs.csv", "pairs")
+        hint = f"; it has {other}, for objectives on {kind}" if (path / other).is_file() else ""
+        raise InputError(f"no {name} in {path}{hint}; --data may also name a CSV file")
     return path / name
 
 
 class Index:
-    """The images of a CSV, by number. Every process that uses it opens it anew."""
+    """The images of a CSV, by number. Each process opens the file for itself."""
 
     def __init__(self, path: Path):
         self.path, self._process = path, None
@@ -66,7 +64,7 @@ class Index:
 
     @property
     def _db(self) -> sqlite3.Connection:
-        if self._process != os.getpid():  # a connection must not cross a fork
+        if self._process != os.getpid():  # a connection does not survive a fork
             self._connection = _connect(self.path)
             self._process = os.getpid()
         return self._connection
@@ -82,10 +80,6 @@ class Index:
         query = "SELECT file, caption, desirable, score, line FROM images WHERE rowid = ?"
         return Row(*self._db.execute(query, (number + 1,)).fetchone())
 
-    def partner(self, number: int) -> int:
-        """The number of the other image of a pair."""
-        return number + 1 if number % 2 == 0 else number - 1
-
     def caption(self, number: int) -> str:
         return self._db.execute("SELECT text FROM captions WHERE id = ?", (number,)).fetchone()[0]
 
@@ -94,7 +88,7 @@ class Index:
         return (score - self.lowest) / max(self.highest - self.lowest, 1e-12)
 
     def find_opposites(self, digests: Iterable[bytes]) -> list[tuple[str, str]]:
-        """Files with the same content but opposite labels, given every image's digest (b"" for none)."""
+        """Files with the same content but opposite labels, from a digest of every image (b"" for none)."""
         with closing(sqlite3.connect("")) as scratch:  # a temporary file
             scratch.execute("ATTACH ? AS index_file", (str(self.path),))
             scratch.execute("CREATE TABLE contents (digest BLOB)")
@@ -106,7 +100,7 @@ class Index:
 
 
 def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:
-    """The index of a CSV, kept in `folder`. It is built if it is not there or the CSV has changed."""
+    """The index of a CSV, kept in `folder`. It is built if there is none or if the CSV has changed."""
     stat = csv_path.stat()
     identity = f"layout 3, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
     path = folder / "index.sqlite"
@@ -117,7 +111,7 @@ def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> In
                     return Index(path)
         except sqlite3.Error:
             pass
-        print(f"{csv_path} or the way it is read has changed: indexing it again")
+        print(f"{csv_path} or --intersections has changed: indexing it again")
     try:
         save_atomically(path, lambda temporary: _build(csv_path, temporary, identity, intersections))
     except sqlite3.Error as error:
@@ -162,7 +156,7 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
 
 
 def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
-    """(file, caption, desirable, None, line) of each row that counts."""
+    """(file, caption, desirable, None, line) of each row, except those that --intersections leaves out."""
     file, caption = reader.need("file_name", "file_path"), reader.need("caption")
     label = reader.need("label", "split")
     meanings = LABELS if label == "label" else SPLITS | {"intersections": INTERSECTIONS[intersections]}

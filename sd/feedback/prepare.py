@@ -1,10 +1,10 @@
 """Pick-a-Pic v2 as feedback: images, pairs.csv and feedback.csv in one folder.
 
-The source is a parquet file, or a folder of parquet files or of a saved `datasets` dataset; it is
-streamed. Comparisons without a label or an image are left out. A tie makes no pair and counts as no win.
-In feedback.csv each image is one row, however often it was compared: exclusive_win if it was preferred
-and never lost, intersections if it was preferred and also lost, exclusive_lose if it was never preferred.
-Images are not decoded here; training checks them. An interrupted conversion resumes where it stopped.
+The source is a parquet file, or a folder of parquet files or of a saved `datasets` dataset. It is read in
+parts, and an interrupted conversion resumes. Comparisons without a label or an image are left out. A tie
+makes no pair and is neither a win nor a loss. In feedback.csv each image is one row, however often it was
+compared: exclusive_win if it won and never lost, intersections if it won and lost, exclusive_lose if it
+never won. Images are not decoded here; training checks them.
 """
 
 import sqlite3
@@ -18,10 +18,10 @@ from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv
 
 COLUMNS = ("caption", "jpg_0", "jpg_1", "image_0_uid", "image_1_uid", "label_0", "has_label")
-SPLIT = (
-    "CASE WHEN wins = 0 THEN 'exclusive_lose' WHEN losses = 0 THEN 'exclusive_win' ELSE 'intersections' END"
-)
-WHOLE = -1  # stands for all batches of a file
+WHOLE = -1  # the number that stands for all batches of a file
+FEEDBACK = """
+    SELECT file, caption, CASE WHEN wins = 0 THEN 'exclusive_lose' WHEN losses = 0 THEN 'exclusive_win'
+    ELSE 'intersections' END FROM images ORDER BY rowid"""
 TABLES = """
     CREATE TABLE IF NOT EXISTS images (uid TEXT PRIMARY KEY, file TEXT, caption TEXT, wins INT, losses INT);
     CREATE TABLE IF NOT EXISTS pairs (winner TEXT, loser TEXT, caption TEXT);
@@ -29,7 +29,7 @@ TABLES = """
 
 
 def prepare(source: str, out: str) -> list[Path]:
-    """Convert, and print how many comparisons were pairs, ties and unusable; the files written."""
+    """Convert, and print the numbers of pairs, ties and unusable comparisons. Returns what it wrote."""
     files, folder = find(Path(source)), output_folder(out)
     (folder / "images").mkdir(exist_ok=True)
     with closing(sqlite3.connect(folder / "prepare.sqlite")) as db:
@@ -45,11 +45,11 @@ def prepare(source: str, out: str) -> list[Path]:
                         counts[_take(db, row, folder)] += 1
                     values = (str(file), number, *counts.values())
                     db.execute("INSERT INTO done VALUES (?, ?, ?, ?, ?)", values)
-                    db.commit()  # the rows, and the note that they are done, together
+                    db.commit()  # the rows together with the note that they are done
             db.execute("INSERT INTO done VALUES (?, ?, 0, 0, 0)", (str(file), WHOLE))
             db.commit()
-        order = f"SELECT file, caption, {SPLIT} FROM images ORDER BY rowid"
-        likes = save_csv(folder / "feedback.csv", ("file_name", "caption", "split"), db.execute(order))
+        rows = db.execute(FEEDBACK)
+        likes = save_csv(folder / "feedback.csv", ("file_name", "caption", "split"), rows)
         rows = db.execute("SELECT * FROM pairs ORDER BY rowid")
         pairs = save_csv(folder / "pairs.csv", ("winner", "loser", "caption"), rows)
         totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
@@ -59,24 +59,24 @@ def prepare(source: str, out: str) -> list[Path]:
 
 def find(source: Path) -> list[Path]:
     """The data files of a source, in order."""
-    files = (
-        [source] if source.is_file() else sorted([*source.rglob("*.parquet"), *source.rglob("data-*.arrow")])
-    )
+    if source.is_file():
+        return [source]
+    files = sorted([*source.rglob("*.parquet"), *source.rglob("data-*.arrow")])
     if not files:
         raise InputError(f"no parquet or arrow file in {source}; download Pick-a-Pic v2 and name its folder")
     return files
 
 
 def read(file: Path) -> Iterator:
-    """Record batches of one file, a few rows at a time."""
+    """The rows of one file, in record batches of a few rows."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         if file.suffix == ".parquet":
-            whole = parquet.ParquetFile(file)
-            _check(file, whole.schema_arrow.names)
-            yield from whole.iter_batches(64, columns=list(COLUMNS))
+            table = parquet.ParquetFile(file)
+            _check(file, table.schema_arrow.names)
+            yield from table.iter_batches(64, columns=list(COLUMNS))
         else:
             with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
                 _check(file, stream.schema.names)
@@ -92,14 +92,15 @@ def _check(file: Path, names: list[str]) -> None:
 
 
 def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
-    """Add one comparison; whether it belongs to pairs, ties or unusable."""
-    sides = [(row[f"image_{i}_uid"], _bytes(row[f"jpg_{i}"])) for i in (0, 1)]
-    # uids become file names
-    named = all(uid and data and uid.replace("-", "").isalnum() for uid, data in sides)
-    if not row["has_label"] or row["label_0"] not in (0, 0.5, 1) or not named:
+    """Add one comparison, and return what it is: one of pairs, ties and unusable."""
+    # `datasets` wraps the bytes of an image in a dict
+    images = [image["bytes"] if isinstance(image, dict) else image for image in (row["jpg_0"], row["jpg_1"])]
+    uids = row["image_0_uid"], row["image_1_uid"]
+    safe = all(uid and uid.replace("-", "").isalnum() for uid in uids)  # uids become file names
+    if not row["has_label"] or row["label_0"] not in (0, 0.5, 1) or not safe or not all(images):
         return "unusable"
     names = []
-    for i, (uid, data) in enumerate(sides):
+    for i, (uid, data) in enumerate(zip(uids, images, strict=True)):
         names.append(f"images/{uid[:2]}/{uid}.jpg")
         path = out / names[-1]
         if not path.exists():
@@ -116,8 +117,3 @@ def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
     winner, loser = names if row["label_0"] == 1 else names[::-1]
     db.execute("INSERT INTO pairs VALUES (?, ?, ?)", (winner, loser, row["caption"]))
     return "pairs"
-
-
-def _bytes(image: bytes | dict | None) -> bytes | None:
-    """The bytes of an image file, from a plain column or as `datasets` wraps them."""
-    return image["bytes"] if isinstance(image, dict) else image

@@ -1,4 +1,4 @@
-"""Arrays on disk, filled by any number of processes. The work can be interrupted and resumed."""
+"""Arrays on disk, filled by any number of processes. Interrupted work can be resumed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Chunks:
-    """The chunks that are still to do, of all numbers below `count`."""
+    """The numbers below `count` in chunks of `size`, of which only those in `todo` are left to do."""
 
     todo: np.ndarray
     size: int
@@ -41,65 +41,61 @@ def fill(
     encode: Callable[[Chunks], Iterator[Arrays]],
     accelerator: Accelerator,
 ) -> Arrays:
-    """The arrays of a folder, {name: (shape, dtype)}, completed in chunks of `size` by all processes of the
-    first machine: arrays on a shared disk must not be written from several."""
+    """The arrays {name: (shape, dtype)} of a folder, filled in chunks of `size` by the processes of the first
+    machine: several machines must not write to one array on a shared disk."""
     count = next(iter(arrays.values()))[0][0]
     kinds = arrays | {"done": ((-(-count // size),), "bool")}
     about = json.loads(json.dumps(about | {"arrays": kinds}))
     if accelerator.is_main_process:
         _create(folder, about, kinds)
     accelerator.wait_for_everyone()
-    stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
-    todo = np.flatnonzero(~stored["done"])
-    if "unreadable" in arrays:  # these may have been replaced since
-        todo = np.union1d(todo, np.flatnonzero(stored["unreadable"]) // size)
+    files = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
+    todo = np.flatnonzero(~files["done"])
+    if "unreadable" in arrays:  # such images may have been replaced in the meantime
+        todo = np.union1d(todo, np.flatnonzero(files["unreadable"]) // size)
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     mine = todo[accelerator.process_index :: processes] if accelerator.process_index < processes else todo[:0]
     chunks = Chunks(mine, size, count)
-    accelerator.wait_for_everyone()  # all have read the same list before anyone shortens it
+    accelerator.wait_for_everyone()  # so that all read the same list before anyone shortens it
     if len(todo):
         for old in folder.glob("report-*.json"):
             old.unlink(missing_ok=True)
-    silent = {} if len(chunks) else {"disable": True}
-    progress = tqdm(total=len(chunks), desc=f"encoding {folder.name}", **silent)
-    finished = []
-    for k, values in enumerate(encode(chunks) if len(chunks) else ()):
-        for name, value in values.items():
-            stored[name][chunks[k].start : chunks[k].stop] = value
-        finished.append(mine[k])
-        if len(finished) == 100 or k == len(chunks) - 1:  # marked as done only once they are on disk
-            for array in stored.values():
-                array.flush()
-            stored["done"][finished] = True
-            finished = []
-        progress.update()
-    progress.close()
+    if len(chunks):
+        for k, values in enumerate(tqdm(encode(chunks), f"encoding {folder.name}", len(chunks))):
+            for name, value in values.items():
+                files[name][chunks[k].start : chunks[k].stop] = value
+            if (k + 1) % 100 == 0 or k + 1 == len(chunks):  # done means that they are on disk
+                for array in files.values():
+                    array.flush()
+                files["done"][mine[: k + 1]] = True
     accelerator.wait_for_everyone()
-    opened = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
-    if json.loads((folder / "about.json").read_text()) != about or not opened.pop("done").all():
+    result = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
+    if json.loads((folder / "about.json").read_text()) != about or not result.pop("done").all():
         raise InputError(f"another run is writing to {folder}: give this one a --cache of its own")
-    return opened
+    return result
 
 
 def _create(folder: Path, about: dict, arrays: dict) -> None:
-    """Make the arrays, of zeros, unless they are there, made with the same model, data and settings."""
+    """Make the arrays, of zeros, unless they exist and belong to the same model, data and settings."""
     if folder.exists():
         try:
             theirs = json.loads((folder / "about.json").read_text())
+            other = [key for key in about if theirs.get(key) != about[key] and key != "arrays"]
+            if theirs == about:
+                for name in arrays:
+                    np.load(folder / f"{name}.npy", mmap_mode="r")  # fails if the file is damaged
+                return
+            reason = f"was made with other {' and '.join(other) or 'arrays'}"
         except (OSError, ValueError):
-            theirs = {}
-        if theirs == about and _complete(folder, arrays):
-            return
-        other = [key for key in about if theirs.get(key) != about[key] and key != "arrays"]
-        why = f"was made with other {' and '.join(other)}" if other else "is damaged"
-        print(f"{folder} {why}: encoding anew")
+            reason = "is damaged"
+        print(f"{folder} {reason}: encoding anew")
         shutil.rmtree(folder)
 
     def write(temporary: Path) -> None:
         for name, (shape, kind) in arrays.items():
             path = temporary / f"{name}.npy"
             array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is then an error here, not a crash later
+            if hasattr(os, "posix_fallocate"):  # a full disk is then an error now, not a crash later
                 with open(path, "r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, array.nbytes)
         save_json(temporary / "about.json", about)
@@ -107,19 +103,8 @@ def _create(folder: Path, about: dict, arrays: dict) -> None:
     try:
         save_folder(folder, write, replace=False)
     except OSError as error:
-        if (folder / "about.json").exists():  # another run was faster; its arrays are as good
+        if (folder / "about.json").exists():  # another run was faster; its arrays will do
             return
-        size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
-        raise InputError(
-            f"cannot make {size / 1e9:.1f} GB in {folder}: {error.strerror}; "
-            "use another --cache or --no-cached"
-        ) from error
-
-
-def _complete(folder: Path, arrays: dict) -> bool:
-    """Whether every array is there, in its full shape."""
-    try:
-        shapes = {name: np.load(folder / f"{name}.npy", mmap_mode="r").shape for name in arrays}
-    except (OSError, ValueError):
-        return False
-    return all(shapes[name] == tuple(shape) for name, (shape, _) in arrays.items())
+        size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values()) / 1e9
+        text = f"cannot make {size:.1f} GB in {folder}: {error.strerror}"
+        raise InputError(f"{text}; use another --cache or --no-cached") from error

@@ -1,4 +1,4 @@
-"""Any CSV, read row by row, with errors that name the row."""
+"""A CSV, read row by row, with errors that name the row."""
 
 import csv
 import hashlib
@@ -10,8 +10,8 @@ from toy.errors import InputError
 
 
 class Reader:
-    """The rows of a CSV as dicts, and a digest of the file. Raises InputErrors that name the row. In a
-    file that ends in .tsv, tabs separate columns and quotes are plain text."""
+    """The rows of a CSV as (line, dict), and a digest of the file. Raises InputErrors that name the row. In a
+    .tsv file, tabs separate the columns and quotes are plain text."""
 
     def __init__(self, path: Path):
         self.path, self.digest, self.line = path, hashlib.sha256(), 0
@@ -47,26 +47,23 @@ class Reader:
         return InputError(f"{self.path}, row {self.line}: {what}")
 
     def need(self, *names: str) -> str:
-        """The first of the names that is a column. Raises InputError if none is."""
+        """The first of the names that is a column. Raises InputError if there is none."""
         for name in names:
             if name in self.columns:
                 return name
         columns = ", ".join(self.columns) or "none"
-        mark = "tabs" if self.tabs else "commas"
-        hint = f"; columns are separated by {mark}" if len(self.columns) < 2 else ""
+        hint = f"; separate columns by {'tabs' if self.tabs else 'commas'}" if len(self.columns) < 2 else ""
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
-        """The file name, if it names a file inside the data folder. Raises InputError otherwise."""
+        """The name itself, if it is that of a file inside the CSV's folder. Raises InputError otherwise."""
         root = str(self.path.parent.resolve())
         try:
-            whole = os.path.realpath(os.path.join(root, name))
+            path = os.path.realpath(os.path.join(root, name))
         except ValueError as error:
             raise self.error(f"{name!r} is not a file name") from error
-        if os.path.isabs(name) or os.path.commonpath([root, whole]) != root:
-            raise self.error(
-                f"image '{name}' must lie in {root}, and its name must be relative to that folder"
-            )
-        if not os.path.isfile(whole):
+        if os.path.isabs(name) or os.path.commonpath([root, path]) != root:
+            raise self.error(f"image '{name}' must lie in {root} and be named relative to that folder")
+        if not os.path.isfile(path):
             raise self.error(f"no image '{name}' in {root}")
         return name

@@ -1,8 +1,8 @@
-"""Which model is better: images, scores, win rates, votes.
+"""Which of several models is better: images, scores, win rates and votes.
 
-prompts   prompts from a file                  sample       images of them
-samples   folders of images, read              scorers      reward models; weights reads theirs
-evaluate  folders compared                     markdown     the table
-page      images side by side, a blind vote    score_pairs  a reward model's scores as SmPO's labels
-study     every objective on the tiny pipeline, judged
+prompts   reads prompts from a file             sample       draws images of them with a model
+samples   reads folders of such images          scorers      reward models; weights reads their files
+evaluate  scores and compares such folders      markdown     lays the results out as tables
+page      images side by side and a blind vote  score_pairs  a reward model's scores, as labels for SmPO
+study     compares all objectives on the tiny pipeline
 """

@@ -1,4 +1,4 @@
-"""Results as Markdown tables, laid out like those of Li et al. 2024, with their win rates beside ours."""
+"""Results in Markdown tables laid out as in Li et al. 2024, with the paper's win rates beside ours."""
 
 ORDER = ("aesthetic", "pickscore", "imagereward", "clip", "hpsv2")  # the paper's columns; others follow
 # win rate of Diffusion-KTO (SD v1-5) in percent, on the test prompts of Pick-a-Pic v2 (Tables 1 and 3)
@@ -13,44 +13,41 @@ PAPER = {
 
 
 def markdown(rows: list[dict]) -> str:
-    """Win rates against each model, means of each, and win rates by style; intervals are 95% over prompts."""
+    """Tables of win rates against each model, mean scores, and win rates by style; 95% intervals."""
     scorers = sorted({row["scorer"]: 0 for row in rows}, key=lambda s: ORDER.index(s) if s in ORDER else 9)
     styles = [style for style in dict.fromkeys(row["style"] for row in rows) if style]
     by_key = {(row["scorer"], row["style"], row["model"]): row for row in rows}
     first, *others = dict.fromkeys(row["model"] for row in rows)
 
-    def wins(model: str, style: str, paper: bool) -> list[str]:
-        cells = []
-        for scorer in scorers:
-            row = by_key[scorer, style, model]
-            rate, low, high, ties = (100 * row[k] for k in ("win_rate", "low", "high", "ties"))
-            cell = f"{rate:.1f} [{low:.1f}, {high:.1f}]" + (f", {ties:.0f}% ties" if ties else "")
-            if paper and model in PAPER and scorer in ORDER:
-                cell += f"; paper {PAPER[model][ORDER.index(scorer)]}"
-            cells.append(cell)
-        return cells
+    def wins(title: str, style: str) -> str:
+        table = {}
+        for model in others:
+            cells = []
+            for scorer in scorers:
+                row = by_key[scorer, style, model]
+                rate, low, high, ties = (100 * row[k] for k in ("win_rate", "low", "high", "ties"))
+                cell = f"{rate:.1f} [{low:.1f}, {high:.1f}]" + (f", {ties:.0f}% ties" if ties else "")
+                if not style and model in PAPER and scorer in ORDER:
+                    cell += f"; paper {PAPER[model][ORDER.index(scorer)]}"
+                cells.append(cell)
+            table[f"vs {model}"] = cells
+        return _table(f"Win rate of {first} in percent{title}", scorers, table)
 
-    def means(model: str) -> list[str]:
-        return ["{mean:.4g} ± {half_width:.2g}".format(**by_key[scorer, "", model]) for scorer in scorers]
-
-    prompts = by_key[scorers[0], "", first]["prompts"]
-    parts = []
+    count = {style: by_key[scorers[0], style, first]["prompts"] for style in ("", *styles)}
+    means = {}
+    for model in (first, *others):
+        cells = [by_key[scorer, "", model] for scorer in scorers]
+        means[model] = ["{mean:.4g} ± {half_width:.2g}".format(**cell) for cell in cells]
+    tables = [_table(f"Mean score over {count['']} prompts", scorers, means)]
     if others:
-        text = f"Win rate of {first} in percent, by the median image of each of {prompts} prompts"
-        parts.append((text, [f"vs {m}" for m in others], [wins(m, "", True) for m in others]))
-    parts.append(
-        (f"Mean score over {prompts} prompts", [first, *others], [means(m) for m in (first, *others)])
-    )
-    for style in styles if others else []:
-        count = by_key[scorers[0], style, first]["prompts"]
-        text = f"Win rate of {first} in percent on the {count} prompts of style {style}"
-        parts.append((text, [f"vs {m}" for m in others], [wins(m, style, False) for m in others]))
-    return "\n".join(_table(text, scorers, names, cells) for text, names, cells in parts)
+        tables.insert(0, wins(f", by the median image of each of {count['']} prompts", ""))
+        tables += [wins(f" on the {count[style]} prompts of style {style}", style) for style in styles]
+    return "\n".join(tables)
 
 
-def _table(title: str, columns: list[str], names: list[str], cells: list[list[str]]) -> str:
+def _table(title: str, columns: list[str], rows: dict[str, list[str]]) -> str:
     lines = [["", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *row] for name, row in zip(names, cells, strict=True)]
+    lines += [[name, *cells] for name, cells in rows.items()]
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in lines)
     body = "\n".join("| " + " | ".join(line) + " |" for line in escaped)
     return f"{title}\n\n{body}\n"

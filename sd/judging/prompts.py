@@ -1,4 +1,4 @@
-"""Prompts to judge by, from a file: plain text, a CSV with styles (HPSv2's), or PartiPrompts' TSV."""
+"""Prompts to judge models by, from a file: plain text, a CSV with styles (HPSv2's), or PartiPrompts' TSV."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,16 +13,14 @@ class Prompt(NamedTuple):
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file, in order; a repeated prompt counts as often as it is there.
-
-    .txt: one per line; empty lines are skipped. .csv: columns prompt and, if there is one, style.
-    .tsv: PartiPrompts' columns Prompt and Category. Raises InputError naming file and row.
-    """
+    """The prompts of a file, in order and with repetitions. A .txt file has one per line, a .csv file the
+    columns prompt and perhaps style, a .tsv file PartiPrompts' columns Prompt and Category. Raises InputError
+    naming file and row."""
     path = Path(path)
     if path.suffix not in (".txt", ".csv", ".tsv"):
         raise InputError(f"--prompts {path} must end in .txt (one per line), .csv or .tsv")
     if not path.is_file():
-        raise InputError(f"no file {path}; --prompts is a text file of prompts, a CSV or a TSV")
+        raise InputError(f"no file {path}; --prompts takes a .txt, .csv or .tsv file")
     prompts = _lines(path) if path.suffix == ".txt" else _rows(path)
     if not prompts:
         raise InputError(f"{path} has no prompts")

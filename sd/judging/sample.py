@@ -1,6 +1,6 @@
-"""Images of prompts in a folder, to judge a model by: PNG files, and index.csv, which names them.
+"""Draw images of prompts into a folder, to judge a model by: PNG files, and index.csv, which lists them.
 
-Run the same command again after an interruption: it resumes, and ends with the same images.
+After an interruption, the same command resumes and ends with the same images.
 """
 
 import hashlib
@@ -26,19 +26,17 @@ COLUMNS = ("file_name", "prompt", "style", "number", "index")  # of index.csv
 def main(
     model: str, prompts: str, out: str, *, lora: str | None, prefix: str, precision: str, **options
 ) -> list[Path]:
-    """Load a model, report what is unusual about the prompts, and sample; index.csv."""
+    """Load a model, report what is unusual about the prompts, and draw. Returns index.csv."""
     texts, folder = read_prompts(prompts), output_folder(out)
-    pipeline = models.load(model)
-    name = model_name(model)
+    pipeline, name = models.load(model), model_name(model)
     if lora:
         load_lora(pipeline, lora)
         name += f" + {model_name(lora)}"
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu", models.DTYPES[precision])
-    cut = count_cut(pipeline, [prefix + prompt.text for prompt in texts])
-    if cut:
-        print(f"{cut} of {len(texts)} prompts are cut, being longer than the text encoder takes")
-    if repeated := len(texts) - len({prompt.text for prompt in texts}):
-        print(f"{repeated} of {len(texts)} prompts are repeated; each repetition gets other noise")
+    if too_long := count_too_long(pipeline, [prefix + prompt.text for prompt in texts]):
+        print(f"{too_long} of {len(texts)} prompts are longer than the text encoder takes, and are cut")
+    if repetitions := len(texts) - len({prompt.text for prompt in texts}):
+        print(f"{repetitions} of {len(texts)} prompts repeat an earlier one; each has a noise of its own")
     try:
         index = sample(pipeline, texts, folder, name=name, prefix=prefix, **options)
     except torch.cuda.OutOfMemoryError as error:
@@ -60,35 +58,27 @@ def sample(
     batch: int = BATCH,
     prefix: str = "",
 ) -> Path:
-    """Draw `count` images per prompt into a folder, as PNG files that record prompt, seed and model;
-    returns index.csv, written last. A prefix goes before every prompt, but not into the index or the
-    choice of noise.
-
-    A batch of which an image is missing is drawn anew as a whole, so that images are the same to the bit
-    after an interruption. Raises InputError if the folder holds images made in another way.
-    """
+    """Draw `count` images per prompt into a folder, as PNG files that record prompt, seed and model. Returns
+    index.csv, which is written last. A prefix goes before every prompt, but changes neither the index nor the
+    noise. Raises InputError if the folder holds images made in another way."""
     settings = {
         "model": name,
         "weights": [models.digest(part) for part in (pipeline.unet, *models.encoders(pipeline))],
         "scheduler": type(pipeline.scheduler).__name__,
         "device and precision": f"{pipeline.device.type}, {pipeline.unet.dtype}",
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],
-        "prefix": prefix,
-        "count": count,
-        "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
-        "batch": batch,
     }
-    _claim(out, settings)
+    settings |= {"prefix": prefix, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
+    _claim(out, settings | {"batch": batch})
     rows = [(f"{p:05d}-{i}.png", *prompt, p, i) for p, prompt in enumerate(prompts) for i in range(count)]
     noises = list(name_noises([prompt for _, prompt, *_ in rows]))
     batches = [slice(k, k + batch) for k in range(0, len(rows), batch)]
-    todo = [chosen for chosen in batches if not all(_readable(out / file) for file, *_ in rows[chosen])]
-    for chosen in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), leave=False):
-        texts = [prefix + prompt for _, prompt, *_ in rows[chosen]]
-        images = draw_batch(pipeline, texts, noises[chosen], steps, guidance, seed)
-        for image, (file, prompt, *_) in zip(images, rows[chosen], strict=True):
+    # a batch that lacks an image is drawn again as a whole, so that its images are the same to the bit
+    todo = [part for part in batches if not all(_readable(out / file) for file, *_ in rows[part])]
+    for part in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), leave=False):
+        texts = [prefix + prompt for _, prompt, *_ in rows[part]]
+        images = draw_batch(pipeline, texts, noises[part], steps, guidance, seed)
+        for image, (file, prompt, *_) in zip(images, rows[part], strict=True):
             note = PngImagePlugin.PngInfo()
             for key, value in {"prompt": prefix + prompt, "seed": str(seed), "model": name}.items():
                 note.add_itxt(key, value)
@@ -98,7 +88,7 @@ def sample(
 
 
 def _claim(out: Path, settings: dict) -> None:
-    """Record how a folder's images are made; refuse a folder whose images were made in another way."""
+    """Record how the images of a folder are made. Raises InputError if they were made in another way."""
     file = out / "sampling.json"
     if any(out.iterdir()):
         try:
@@ -128,19 +118,18 @@ def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
     try:
         pipeline.load_lora_weights(folder, weight_name=file, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{folder} does not fit the model: {reason}") from error
+        raise InputError(f"{folder} does not fit the model: {str(error).strip().splitlines()[0]}") from error
     if not pipeline.get_active_adapters():
-        raise InputError(f"{folder} does not fit the model: it has no adapters of its UNet")
+        raise InputError(f"{folder} does not fit the model: it has no adapters for its UNet")
 
 
 def model_name(folder: str | Path) -> str:
-    """The name of a model in its images: its folder's, or its run's, and never the path to it."""
+    """The name of a model in its images: that of its folder or of its run, without the path."""
     path = Path(folder).resolve()
     return path.parent.name if path.name in ("model", "lora") else path.name
 
 
-def count_cut(pipeline: DiffusionPipeline, texts: list[str]) -> int:
-    """The number of texts that are longer than a text encoder (for XL, one of two) takes."""
+def count_too_long(pipeline: DiffusionPipeline, texts: list[str]) -> int:
+    """The number of texts that are longer than a text encoder (in XL, one of the two) takes."""
     tokenizers = [pipeline.tokenizer] + ([pipeline.tokenizer_2] if models.is_xl(pipeline) else [])
     return sum(any(len(t(text).input_ids) > t.model_max_length for t in tokenizers) for text in texts)

@@ -1,4 +1,4 @@
-"""Folders of images that `sd sample` drew, read for a comparison."""
+"""Read folders of images that `sd sample` drew, and check that they can be compared."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def read_samples(folder: str | Path) -> Samples:
     """The images that the index.csv of a folder names. Raises InputError naming a row that is wrong."""
     folder = Path(folder)
     if not (folder / "index.csv").is_file():
-        raise InputError(f"no index.csv in {folder}; python -m sd sample writes it when all images are there")
+        raise InputError(f"no index.csv in {folder}; python -m sd sample writes it when all images are drawn")
     reader = Reader(folder / "index.csv")
     file, text, place = (reader.need(name) for name in ("file_name", "prompt", "number"))
     prompts: dict[str, Prompt] = {}
@@ -38,28 +38,23 @@ def read_samples(folder: str | Path) -> Samples:
 
 def refuse_different(samples: dict[str, Samples]) -> None:
     """Raises InputError unless all models have the same number of images of the same prompts."""
-    first, *others = samples
-    mine = samples[first]
+    first, mine = next(iter(samples.items()))
     count = len(mine.files[0])
     for name, theirs in samples.items():
         for prompt, files in zip(theirs.prompts, theirs.files, strict=True):
             if len(files) != count:
-                raise InputError(
-                    f"{first} has {count} images of '{mine.prompts[0].text}', but "
-                    f"{name} has {len(files)} of '{prompt.text}'; all need the same number"
-                )
-    for name in others:
-        theirs = samples[name]
+                text = f"{name} has {len(files)} images of '{prompt.text}'"
+                raise InputError(f"{text}; every prompt needs {count}, as in {first}")
         for i, (a, b) in enumerate(zip(mine.prompts, theirs.prompts, strict=False)):
             if a != b:
                 both = " and ".join(f"'{p.text}'" + (f" ({p.style})" if p.style else "") for p in (a, b))
                 raise InputError(f"{first} and {name} have different prompts: number {i} is {both}")
         if len(mine.prompts) != len(theirs.prompts):
-            raise InputError(f"{first} has {len(mine.prompts)} prompts, and {name} {len(theirs.prompts)}")
+            raise InputError(f"{first} has {len(mine.prompts)} prompts, but {name} has {len(theirs.prompts)}")
 
 
 def differences(samples: dict[str, Samples]) -> list[str]:
-    """Settings that differ between the folders and make a comparison unfair, in lines."""
+    """A note for each model whose sampling settings differ from the first's, which is unfair."""
     lines, (first, *others) = [], samples
     for name in others:
         try:

@@ -1,8 +1,8 @@
-"""A reward model's scores for the images of pairs: the smooth labels of SmPO.
+"""Add a reward model's scores to pairs of images: the smooth labels of SmPO.
 
-Writes pairs-SCORER.csv beside pairs.csv, with winner_score and loser_score, and a JSON file with their
-bounds (SmPO normalises by these; training finds them in the CSV). Pairs with an image that cannot be read
-are left out. Scores are kept in the data's cache folder, so that an interrupted run can be resumed.
+The result is pairs-SCORER.csv beside pairs.csv, with winner_score and loser_score, and a JSON file with the
+bounds of the scores, by which SmPO normalises; training takes them from the CSV. A pair with an image that
+cannot be read is left out. Scores are saved in the data's cache folder, so that an interrupted run resumes.
 """
 
 import hashlib
@@ -29,13 +29,11 @@ TABLES = """
     CREATE TEMP VIEW pairs AS SELECT a.number, winner.score AS winner, loser.score AS loser
         FROM images a JOIN images b ON a.number % 2 = 0 AND b.number = a.number + 1
         JOIN scores winner ON winner.key = a.key JOIN scores loser ON loser.key = b.key"""
-SUMMARY = (
-    """SELECT count(*), min(min(winner, loser)), max(max(winner, loser)), avg(winner > loser) FROM pairs"""
-)
+SUMMARY = "SELECT count(*), min(min(winner, loser)), max(max(winner, loser)), avg(winner > loser) FROM pairs"
 
 
 def main(data: str, scorer: str, out: str | None) -> list[Path]:
-    """Score the images of pairs, and print a summary; the files written."""
+    """Score the images of pairs, and print a summary. Returns the files written."""
     source = find_csv(data, pairs=True)
     judge = load(scorer, "cuda" if torch.cuda.is_available() else "cpu")
     path = Path(out or source.with_name(f"{source.stem}-{judge.name}.csv"))
@@ -43,20 +41,18 @@ def main(data: str, scorer: str, out: str | None) -> list[Path]:
         raise InputError(f"--out must be another CSV in {source.parent}, where the images are, not {path}")
     index = open_index(source, output_folder(source.parent / "cache" / source.stem, "DATA"))
     if not index.pairs:
-        raise InputError(f"{source} has likes and dislikes; smpo learns from pairs")
+        raise InputError(f"{source} has likes and dislikes, but smpo learns from pairs: name a CSV of pairs")
     summary = score_pairs(index, judge, fingerprint(scorer), path)
-    print(
-        "{pairs} pairs, {left_out} left out; scores from {lowest:.4g} to {highest:.4g}, "
-        "in {winner_scores_higher:.1%} of pairs higher for the winner".format(**summary)
-    )
+    print("{pairs} pairs, {left_out} left out; scores from {lowest:.4g} to {highest:.4g}".format(**summary))
+    print(f"the winner scores higher in {summary['winner_scores_higher']:.1%} of pairs")
     if judge.truncated:
-        print(f"{judge.truncated} captions were cut, being longer than the scorer's text encoder takes")
-    print(f"train with them: python -m sd train RECIPE --objective smpo --data {path}")
+        print(f"{judge.truncated} captions are longer than the scorer's text encoder takes, and were cut")
+    print(f"to train with these scores: python -m sd train RECIPE --objective smpo --data {path}")
     return [path, save_json(path.with_suffix(".json"), summary)]
 
 
 def score_pairs(index: Index, scorer: Scorer, weights: str, out: Path) -> dict:
-    """Score the images that have no score yet, and write the CSV; a summary of the scores."""
+    """Score the images that have no score yet, and write the CSV. Returns a summary of the scores."""
     with closing(sqlite3.connect(index.path.with_name("scores.sqlite"))) as db:
         db.executescript(TABLES)
         for first in tqdm(range(0, index.images, BATCH), f"scores, {scorer.name}", unit=" batches"):
@@ -76,25 +72,25 @@ def score_pairs(index: Index, scorer: Scorer, weights: str, out: Path) -> dict:
 
 
 def _score(index: Index, numbers: range, scorer: Scorer, weights: str, db: sqlite3.Connection) -> None:
-    """Score those of the images that have no score yet; name those that cannot be read."""
+    """Score a batch of images, except those that have a score already; report those that cannot be read."""
     new = {}
     for number in numbers:
         image = index.image(number)
         caption = index.caption(image.caption)
         try:
-            stat = (index.root / image.file).stat()  # a file that was replaced is scored anew
+            stat = (index.root / image.file).stat()  # so that a replaced file is scored anew
             about = repr((weights, image.file, stat.st_size, stat.st_mtime_ns, caption))
             key = hashlib.blake2b(about.encode(), digest_size=16).hexdigest()
             if not db.execute("SELECT 1 FROM scores WHERE key = ?", (key,)).fetchone():
                 with Image.open(index.root / image.file) as file:
                     new[key] = ImageOps.exif_transpose(file).convert("RGB"), caption
         except UNREADABLE:
-            tqdm.write(f"cannot be read, so its pair is left out: {image.file}", file=sys.stderr)
+            tqdm.write(f"{image.file} cannot be read: its pair is left out", file=sys.stderr)
         else:
             db.execute("INSERT INTO images VALUES (?, ?)", (number, key))
     if new:
         scores = scorer(*map(list, zip(*new.values(), strict=True)))
         if not scores.isfinite().all():
-            raise InputError(f"the scorer {scorer.name} gives scores that are not numbers")
+            raise InputError(f"the scorer {scorer.name} gives scores that are not numbers: check its weights")
         db.executemany("INSERT INTO scores VALUES (?, ?)", zip(new, scores.tolist(), strict=True))
         db.commit()

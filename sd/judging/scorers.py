@@ -1,9 +1,9 @@
-"""Scores of images under their prompts, by name: load("redness"), load("pickscore=DIR").
+"""Scorers rate images under their prompts: load("redness"), load("pickscore=DIR").
 
-redness and following need no files. The others read a folder with published ones: clip, pickscore,
-aesthetic, hpsv2 and imagereward. Weights come from safetensors only, all of them must fit, and they are
-used in float32. A scorer takes a batch of RGB images with their prompts and returns scores (n,) on the CPU;
-`truncated` counts the different prompts that were cut because its text encoder takes fewer tokens.
+redness and following need no files. The others read published weights from a folder: clip, pickscore,
+aesthetic, hpsv2 and imagereward. Weights are read from safetensors only, and used in float32. A scorer takes
+a batch of RGB images with their prompts and returns scores (n,) on the CPU; `truncated` counts the different
+prompts that were cut because they are longer than its text encoder takes.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ from toy.errors import InputError
 
 Images = list[Image.Image]
 VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "layer_norm_eps": 1e-6}
-VISION |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 16}  # of ImageReward, its sizes
-LANGUAGE = {"num_attention_heads": 12, "encoder_hidden_size": 1024}  # the rest are BERT's
+VISION |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 16}  # sizes of ImageReward
+LANGUAGE = {"num_attention_heads": 12, "encoder_hidden_size": 1024}  # its other sizes are BERT's
 
 
 class Redness:
@@ -36,47 +36,41 @@ class Redness:
 
 
 class Following:
-    """1 where an image shows all that its caption of the tiny world asks for, else 0."""
+    """1 if an image shows all that its prompt, a caption of the tiny world, asks for; else 0."""
 
     name, truncated = "following", 0
 
     def __call__(self, images: Images, prompts: list[str]) -> Tensor:
         for prompt in prompts:
             if prompt not in shapes.BY_CAPTION:
-                raise InputError(
-                    f"the scorer 'following' knows only the captions of the tiny world, such as "
-                    f"'{shapes.SCENES[0].caption}', not '{prompt}'"
-                )
-        side = (shapes.PIXELS, shapes.PIXELS)
-        pixels = [_pixels(image if image.size == side else image.resize(side, Image.BOX)) for image in images]
+                captions = f"captions of the tiny world, such as '{shapes.SCENES[0].caption}'"
+                raise InputError(f"the scorer 'following' knows only {captions}, not '{prompt}'")
+        size = (shapes.PIXELS, shapes.PIXELS)
+        pixels = [_pixels(image if image.size == size else image.resize(size, Image.BOX)) for image in images]
         return shapes.follows(torch.cat(pixels), prompts).float()
 
 
 class Published:
-    """A scorer with published weights, and a tokenizer for its prompts."""
+    """A scorer with published weights and a tokenizer."""
 
     def __init__(self, folder: Path, device: str):
-        self.folder, self.device, self._cut = folder, device, set()
-
-    @property
-    def truncated(self) -> int:
-        return len(self._cut)
+        self.folder, self.device, self.truncated, self._too_long = folder, device, 0, set()
 
     def file(self, pattern: str) -> Path:
         return find(self.folder, pattern, f"{self.name} reads {self.source}")
 
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
-        """input_ids and attention_mask (n, L) of prompts, cut to the length that the text encoder takes."""
-        for prompt, ids in zip(prompts, self.tokenizer(prompts).input_ids, strict=True):
-            if len(ids) > self.limit:
-                self._cut.add(prompt)
+        """input_ids and attention_mask (n, L), cut to the length that the text encoder takes."""
+        lengths = [len(ids) for ids in self.tokenizer(prompts).input_ids]
+        self._too_long |= {p for p, length in zip(prompts, lengths, strict=True) if length > self.limit}
+        self.truncated = len(self._too_long)
         options = {"padding": True, "truncation": True, "max_length": self.limit, "return_tensors": "pt"}
         tokens = self.tokenizer(prompts, **options).to(self.device)
         return {k: tokens[k] for k in ("input_ids", "attention_mask")}
 
 
 class CLIPScore(Published):
-    """max(100 cos, 0) of the angle between image and text, as in torchmetrics (Hessel et al. 2021)."""
+    """max(100 cos, 0) between the embeddings of image and text, as in torchmetrics (Hessel et al. 2021)."""
 
     name = "clip"
     source = "the files of a CLIP, such as openai/clip-vit-large-patch14 on Hugging Face"
@@ -91,7 +85,7 @@ class CLIPScore(Published):
         self.model = fit(transformers.CLIPModel, config, state, weights).to(device)
 
     def _read(self, kind: type, *needed: str):
-        """An object of transformers, read from the folder. One of the needed files must be there."""
+        """An object of transformers, read from the folder, which must have one of the needed files."""
         if not any((self.folder / name).is_file() for name in needed):
             self.file(needed[-1])
         try:
@@ -108,12 +102,12 @@ class CLIPScore(Published):
         return self.processor(images, return_tensors="pt").pixel_values
 
     def image(self, images: Images) -> Tensor:
-        """(n, D) of length 1."""
+        """Embeddings (n, D) of length 1."""
         features = self.model.vision_model(pixel_values=self.pixels(images).to(self.device)).pooler_output
         return F.normalize(self.model.visual_projection(features), dim=-1)
 
     def text(self, prompts: list[str]) -> Tensor:
-        """(n, D) of length 1."""
+        """Embeddings (n, D) of length 1."""
         features = self.model.text_model(**self.tokens(prompts)).pooler_output
         return F.normalize(self.model.text_projection(features), dim=-1)
 
@@ -135,7 +129,7 @@ class PickScore(CLIPScore):
 
 
 class HPSv2(CLIPScore):
-    """cos by a CLIP fine-tuned on human preferences (Wu et al. 2023), with open_clip's names of weights."""
+    """cos, by a CLIP fine-tuned on human preferences (Wu et al. 2023); its weights have open_clip's names."""
 
     name = "hpsv2"
     source = (
@@ -150,9 +144,8 @@ class HPSv2(CLIPScore):
     def pixels(self, images: Images) -> Tensor:
         """(n, 3, H, W): the longer side resized, the rest black, and the colours normalised."""
         side = self.model.config.vision_config.image_size
-        mean, std = (
-            torch.tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std)
-        )
+        mean = torch.tensor(self.processor.image_mean).view(3, 1, 1)
+        std = torch.tensor(self.processor.image_std).view(3, 1, 1)
         out = torch.zeros(len(images), 3, side, side)
         for k, image in enumerate(images):
             high, wide = (max(round(side / max(image.size) * x), 1) for x in image.size[::-1])
@@ -200,9 +193,8 @@ class ImageReward(Published):
         path, vocabulary = self.file("ImageReward*.safetensors"), self.file("vocab.txt")
         self.tokenizer = transformers.BertTokenizer.from_pretrained(vocabulary.parent, local_files_only=True)
         side = VISION["image_size"]
-        self.processor = _image_processor()(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
-        )
+        sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+        self.processor = _image_processor()(**sizes)
         state = read(path)
         config = transformers.BlipVisionConfig(**VISION)
         weights = rename(part(state, "blip.visual_encoder."), BLIP)
@@ -221,15 +213,13 @@ class ImageReward(Published):
         return ((reward - self.mean) / self.std).cpu()
 
 
-SCORERS = {
-    scorer.name: scorer
-    for scorer in (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
-}
+KINDS = (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
+SCORERS = {kind.name: kind for kind in KINDS}
 Scorer = Redness | Following | Published
 
 
 def load(spec: str, device: str = "cpu") -> Scorer:
-    """The scorer for `name` or `name=DIR`. Raises InputError for an unknown name, for missing files (with
+    """The scorer for `name` or `name=DIR`. Raises InputError for an unknown name, for missing files (telling
     what to download), and for weights of another architecture."""
     models.quiet()
     name, _, folder = spec.partition("=")
@@ -241,14 +231,12 @@ def load(spec: str, device: str = "cpu") -> Scorer:
             raise InputError(f"the scorer '{name}' needs no folder: leave out '={folder}'")
         return kind()
     if not folder or not Path(folder).is_dir():
-        raise InputError(
-            f"no folder '{folder}': name the scorer as {name}=DIR, where DIR holds {kind.source}"
-        )
+        raise InputError(f"no folder '{folder}': use {name}=DIR, where DIR holds {kind.source}")
     return kind(Path(folder), device)
 
 
 def fingerprint(spec: str) -> str:
-    """A scorer's name with the names, sizes and times of its weights, by which its scores are told apart."""
+    """A scorer's name and the names, sizes and times of its weights: by these, scores are told apart."""
     name, _, folder = spec.partition("=")
     files = sorted(Path(folder).glob("*.safetensors")) if folder else []
     return " ".join([name, *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)])
@@ -260,5 +248,5 @@ def _pixels(image: Image.Image) -> Tensor:
 
 
 def _image_processor() -> type:
-    """CLIP's preprocessing by PIL, as when the scores were published; it has had two names."""
+    """CLIP's preprocessing with PIL, as when the scores were published; transformers 5 renamed it."""
     return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor

@@ -1,7 +1,7 @@
-"""Every objective on the tiny pipeline, judged.
+"""Judge every objective on the tiny pipeline.
 
-Every objective is taught a preference for red, as for Figure 7, over several seeds; then judged as any
-model is: redness, prompts followed, and how often Diffusion-KTO wins.
+Each objective teaches the pipeline a preference for red, as in Figure 7, with several seeds. The results are
+judged as any model is: by redness, by prompts followed, and by how often Diffusion-KTO wins.
 """
 
 from itertools import product
@@ -27,7 +27,7 @@ SCORERS = {"met": "redness", "following": "following"}
 
 
 def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
-    """Train, judge, draw, and print what came out; the files written."""
+    """Train, judge, draw the picture, and print the results. Returns the files written."""
     folder = output_folder(out)
     rows = study(seeds, model, output_folder(runs, "--runs"))
     summary = summarise(rows)
@@ -35,11 +35,12 @@ def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
     path = plots.save(picture(summary, note), folder / "study.png")
     settings = COMMON | {"steps": STEPS["red"], "objectives": OBJECTIVES}
     table = save_json(folder / "study.json", {"settings": settings, "summary": summary, "rows": rows})
+    first = plots.style(summary[0]["name"])[0]
     for entry in summary:
-        numbers = [f"{key} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, key in SCORERS.items()]
+        numbers = [f"{text} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, text in SCORERS.items()]
         if "win_met" in entry:
             rate = f"{entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f}"
-            numbers.append(f"beaten by redness on {rate} of prompts")
+            numbers.append(f"{first} is redder on {rate} of the prompts")
         print(f"{plots.style(entry['name'])[0]:24}{', '.join(numbers)}")
     return [path, table]
 
@@ -47,49 +48,48 @@ def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
 def study(seeds: int, model: str | None, runs: Path) -> list[dict]:
     """Scores and win rates of every objective and seed. Finished runs are not done again."""
     rows = []
-    folders = [{name: runs / f"red-{name}-{seed}" / "images" for name in OBJECTIVES} for seed in range(seeds)]
     for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), "runs"):
         config = configure(name, "red", seed, model, runs)
         if load_result(config) is None:
             for state in train(config):
                 pass
             with state.trainer.final() as pipeline:
-                draw(pipeline, folders[seed][name], name, seed)
+                draw(pipeline, Path(config.out) / "images", name, seed)
             save_result(config, [])
     for seed in tqdm(range(seeds), "judging"):
-        folders[seed]["pretrained"] = runs / f"pretrained-{seed}"
-        draw(models.load(model or PIPELINE), folders[seed]["pretrained"], "pretrained", seed)
-        rows += [{"seed": seed, **row} for row in evaluate(folders[seed], list(SCORERS.values()), runs)[2]]
+        folders = {name: runs / f"red-{name}-{seed}" / "images" for name in OBJECTIVES}
+        folders["pretrained"] = runs / f"pretrained-{seed}"
+        draw(models.load(model or PIPELINE), folders["pretrained"], "pretrained", seed)
+        rows += [{"seed": seed, **row} for row in evaluate(folders, list(SCORERS.values()), runs)[2]]
     return rows
 
 
 def draw(pipeline: DiffusionPipeline, folder: Path, name: str, seed: int) -> None:
-    """5 images of each prompt; CSFT's are asked for with its good caption."""
+    """5 images of each prompt. CSFT's prompts begin as the captions of liked images did in training."""
     captions = NEEDS[OBJECTIVES[name]["objective"]].captions if name in OBJECTIVES else ()
-    prefix = captions[True] if captions else ""
-    out = output_folder(folder)
-    sample(pipeline, PROMPTS, out, name=name, seed=seed, guidance=GUIDANCE, batch=60, prefix=prefix)
+    options = {"seed": seed, "guidance": GUIDANCE, "batch": 60, "prefix": captions[True] if captions else ""}
+    sample(pipeline, PROMPTS, output_folder(folder), name=name, **options)
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """Of every model, means over seeds with the half width of their 95% interval: redness ("met"), prompts
-    followed, and the share of prompts that the first model wins against it by each."""
+    """For each model, means over seeds with half widths of their 95% intervals: redness ("met"), prompts
+    followed, and by each of these the share of prompts that the first model wins against it."""
     summary = []
     for name in dict.fromkeys(row["model"] for row in rows):
         entry = {"name": name}
         for key, scorer in SCORERS.items():
-            mine = [row for row in rows if row["model"] == name and row["scorer"] == scorer]
-            entry["seeds"] = len(mine)
-            entry[key], entry[f"{key}_half_width"] = interval([row["mean"] for row in mine])
-            if "win_rate" in mine[0]:
-                rate, half = interval([row["win_rate"] for row in mine])
-                entry |= {f"win_{key}": rate, f"win_{key}_half_width": half}
+            same = [row for row in rows if row["model"] == name and row["scorer"] == scorer]
+            entry["seeds"] = len(same)
+            entry[key], entry[f"{key}_half_width"] = interval([row["mean"] for row in same])
+            if "win_rate" in same[0]:
+                rates = [row["win_rate"] for row in same]
+                entry[f"win_{key}"], entry[f"win_{key}_half_width"] = interval(rates)
         summary.append(entry)
     return summary
 
 
 def picture(summary: list[dict], note: str) -> plots.plt.Figure:
-    """Redness and prompts followed of every model; and how often the first wins against each other."""
+    """Redness and prompts followed of each model, and how often the first model wins against it."""
     fig, (left, right) = plots.figure(1, 2, 4.8, 4.4)
     for entry in summary:
         label, colour, marker, _ = plots.style(entry["name"])

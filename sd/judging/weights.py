@@ -1,4 +1,4 @@
-"""Published weights of scorers: found in a folder, read from safetensors, renamed, and used in full."""
+"""Find the published weights of scorers in a folder, read them, rename them, and check that all are used."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from toy.errors import InputError
 
 State = dict[str, Tensor]
-# a head on an embedding is one Linear layer, or these; there is dropout between them but no activation
+# a head on an embedding is one linear layer, or these, with dropout but no activation between them
 MLP = tuple(f"layers.{i}." for i in (0, 2, 4, 6, 7))
-OPEN_CLIP = (  # to the names of transformers' CLIPModel, in this order
+OPEN_CLIP = (  # open_clip's names as those of transformers' CLIPModel; replaced in this order
     ("visual.transformer.resblocks", "vision_model.encoder.layers"),
     ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
     ("visual.conv1", "vision_model.embeddings.patch_embedding"),
@@ -29,7 +29,7 @@ OPEN_CLIP = (  # to the names of transformers' CLIPModel, in this order
     ("mlp.c_fc", "mlp.fc1"),
     ("mlp.c_proj", "mlp.fc2"),
 )
-BLIP = (  # to the names of transformers' BlipVisionModel; those of the text encoder are the same
+BLIP = (  # BLIP's names as those of transformers' BlipVisionModel; the text encoder's are the same in both
     ("cls_token", "embeddings.class_embedding"),
     ("pos_embed", "embeddings.position_embedding"),
     ("patch_embed.proj", "embeddings.patch_embedding"),
@@ -42,7 +42,7 @@ BLIP = (  # to the names of transformers' BlipVisionModel; those of the text enc
 
 
 def find(folder: Path, pattern: str, why: str) -> Path:
-    """The one file of a folder with such a name. Raises InputError with what to download, or to convert."""
+    """The one file in a folder whose name matches. Raises InputError telling what to download or convert."""
     files = sorted(folder.glob(pattern))
     if len(files) == 1:
         return files[0]
@@ -52,9 +52,9 @@ def find(folder: Path, pattern: str, why: str) -> Path:
     for other in folder.glob(Path(pattern).stem + ".*"):
         if other.suffix in (".pt", ".pth", ".bin"):
             raise InputError(
-                f"{other} is not opened, as such a file can run code: if you trust it, read it yourself with "
-                "torch's load and weights_only=True, and save its tensors with safetensors.torch.save_file "
-                f"as {other.with_suffix('.safetensors').name}"
+                f"{other} is not opened, because such a file can run code: if you trust it, read it with "
+                "torch.load and weights_only=True, and save its tensors with safetensors.torch.save_file as "
+                f"{other.with_suffix('.safetensors').name}"
             )
     raise InputError(f"no {pattern} in {folder}: {why}")
 
@@ -72,12 +72,12 @@ def part(state: State, prefix: str) -> State:
 
 
 def rename(state: State, names: tuple[tuple[str, str], ...]) -> State:
-    renamed = {}
+    out = {}
     for name, value in state.items():
         for old, new in names:
             name = name.replace(old, new)
-        renamed[name] = value
-    return renamed
+        out[name] = value
+    return out
 
 
 def from_open_clip(state: State) -> State:
@@ -85,8 +85,8 @@ def from_open_clip(state: State) -> State:
     out = {}
     for name, value in rename(state, OPEN_CLIP).items():
         if ".in_proj_" in name:
-            for side, third in zip("qkv", value.chunk(3), strict=True):
-                out[name.replace("in_proj_", f"{side}_proj.")] = third
+            for letter, third in zip("qkv", value.chunk(3), strict=True):
+                out[name.replace("in_proj_", f"{letter}_proj.")] = third
         elif name == "text_projection":
             out["text_projection.weight"] = value.T
         else:
@@ -95,33 +95,22 @@ def from_open_clip(state: State) -> State:
 
 
 def fit(kind: type, config, state: State, path: Path, **options) -> nn.Module:
-    """A module of transformers with these weights in float32, frozen. Raises InputError unless they are
-    complete: from_pretrained alone would put random weights in place of missing ones."""
-    module, report = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=state,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        dtype=torch.float32,
-        **options,
-    )
-    shapes = [
-        key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]
-    ]  # before transformers 5, and since
-    wrong = {"lacks": report["missing_keys"], "should not have": report["unexpected_keys"]}
-    wrong["has another shape of"] = shapes
-    for what, keys in wrong.items():
+    """A module of transformers with these weights in float32, frozen. Raises InputError unless all of them
+    fit: from_pretrained alone would put random weights in place of missing ones."""
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "dtype": torch.float32}
+    module, report = kind.from_pretrained(None, config=config, state_dict=state, **options)
+    # before transformers 5 a key is a name; since then it is a tuple that begins with the name
+    mismatches = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+    problems = {"lacks": report["missing_keys"], "should not have": report["unexpected_keys"]}
+    for problem, keys in (problems | {"has another shape of": mismatches}).items():
         if keys:
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise InputError(
-                f"{path} {what} '{min(keys)}'{more}: these are not weights of the expected {kind.__name__}"
-            )
+            raise InputError(f"{path} {problem} '{min(keys)}'{more}: not the weights of a {kind.__name__}")
     return module.eval().requires_grad_(False)
 
 
 def head(state: State, width: int, path: Path) -> nn.Sequential:
-    """The head (n, width) -> (n, 1): one weight and bias, or those of the layers of an MLP."""
+    """The head (n, width) -> (n, 1): a single linear layer, or an MLP."""
     layers = []
     for name in ("",) if "weight" in state else MLP:
         weight, bias = state.get(f"{name}weight"), state.get(f"{name}bias")

@@ -1,7 +1,7 @@
-"""A tiny but genuine Stable Diffusion pipeline, trained from nothing on a CPU in minutes, offline.
+"""Train a tiny but genuine Stable Diffusion pipeline from nothing, on a CPU in minutes, offline.
 
 python -m sd tiny --out DIR draws the captioned images of sd.tiny.shapes, trains a tokenizer, a VAE, and a
-UNet together with its text encoder, and saves a folder with the files and keys of a real checkpoint.
+UNet together with its text encoder, and saves a folder with the files and keys of a published checkpoint.
 """
 
 import json
@@ -28,30 +28,26 @@ from toy.errors import InputError
 from toy.files import output_folder, save_folder
 from toy.seeds import generator
 
-IMAGES, LENGTH = 4320, 16  # training images; tokens of a prompt
-VAE_STEPS, UNET_STEPS = (1600, 1000), 2200  # VAE: on random crops, then on whole images
+LENGTH = 16  # tokens of a prompt
 ABAR = scaled_linear_schedule()
 
 
 def main(out: str, seed: int) -> list[Path]:
-    """Build the pipeline, and print how well it follows prompts; the folder written."""
+    """Build the pipeline, and print how well it follows prompts. Returns its folder."""
     folder = output_folder(out)
     if any(folder.iterdir()) and not (folder / "model_index.json").exists():
         raise InputError(f"{folder} holds something other than a pipeline; choose another --out")
     build(folder, seed=seed)
-    known, held_out = followed(folder, shapes.KNOWN), followed(folder, shapes.HELD_OUT * 5)
-    print(f"it follows {known:.1%} of its training prompts and {held_out:.1%} of the held-out ones")
+    training, held_out = following(folder, shapes.KNOWN), following(folder, shapes.HELD_OUT * 5)
+    print(f"it follows {training:.1%} of its training prompts and {held_out:.1%} of the held-out ones")
     return [folder]
 
 
 def build(
-    out: Path,
-    images: int = IMAGES,
-    vae_steps: tuple[int, int] = VAE_STEPS,
-    unet_steps: int = UNET_STEPS,
-    seed: int = 0,
+    out: Path, images: int = 4320, vae_steps: tuple = (1600, 1000), unet_steps: int = 2200, seed: int = 0
 ) -> None:
-    """Make images, train a pipeline on them and save it in `out`."""
+    """Draw images, train a pipeline on them and save it in `out`. The VAE's steps are on random crops, then
+    on whole images."""
     models.quiet()
     x, captions = shapes.training_set(images, seed)
     x = 2 * x - 1
@@ -73,8 +69,8 @@ def build(
 
 
 def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) -> Iterator[float]:
-    """L1 + squared error + a little KL; first on crops, which are many and cheap. Half of the images are
-    tinted, so that the VAE can also show colours that the captions do not name."""
+    """Minimise L1 + squared error + a little KL, first on crops, which are many and cheap. Half of the images
+    are tinted, so that the VAE can also show colours that the captions do not name. Yields the losses."""
     g = generator("vae", seed)
     optimizer = torch.optim.AdamW(vae.parameters(), fused=True)
     schedule = OneCycleLR(optimizer, 3e-3, sum(steps))
@@ -83,12 +79,12 @@ def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) 
         if step < steps[0]:
             top, left = torch.randint(shapes.PIXELS // 2 + 1, (2,), generator=g).tolist()
             real = real[..., top : top + shapes.PIXELS // 2, left : left + shapes.PIXELS // 2]
-        raised = F.one_hot(torch.randint(3, (32,), generator=g), 3)[..., None, None]
+        channel = F.one_hot(torch.randint(3, (32,), generator=g), 3)[..., None, None]
         amount = (torch.rand(32, 1, 1, 1, generator=g) - 0.5).clamp(min=0)
-        real = real + raised * amount * (1 - real)
+        real = real + channel * amount * (1 - real)
         latent = vae.encode(real).latent_dist
-        made = vae.decode(latent.mean + latent.std * torch.randn(latent.mean.shape, generator=g)).sample
-        loss = F.l1_loss(made, real) + F.mse_loss(made, real) + 2e-6 * latent.kl().mean()
+        copy = vae.decode(latent.mean + latent.std * torch.randn(latent.mean.shape, generator=g)).sample
+        loss = F.l1_loss(copy, real) + F.mse_loss(copy, real) + 2e-6 * latent.kl().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,19 +93,14 @@ def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) 
 
 
 def train_unet(
-    unet: UNet2DConditionModel,
-    text: CLIPTextModel,
-    vae: AutoencoderKL,
-    moments: Tensor,
-    tokens: Tensor,
-    steps: int,
-    seed: int,
+    unet: nn.Module, text: nn.Module, vae: nn.Module, moments: Tensor, tokens: Tensor, steps: int, seed: int
 ) -> Iterator[list[dict[str, Tensor]]]:
-    """Denoise latents with captions, tokens[0] being the empty one, seen 10% of the time. Yields the
-    running average of both models' weights."""
+    """Train UNet and text encoder to denoise latents under their captions, or in 10% of the cases under the
+    empty one, tokens[0]. Yields the running average of both models' weights."""
     g = generator("unet", seed)
     models = [unet.train(), text.train()]
-    optimizer = torch.optim.AdamW([p for model in models for p in model.parameters()], fused=True)
+    weights = [p for model in models for p in model.parameters()]
+    optimizer = torch.optim.AdamW(weights, fused=True)
     schedule = OneCycleLR(optimizer, 2e-3, steps)
     ema = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
     mean, std = moments[:, :4], (0.5 * moments[:, 4:]).exp()
@@ -123,7 +114,7 @@ def train_unet(
         loss = F.mse_loss(unet(add_noise(x0, t, eps, ABAR), t, hidden).sample, eps)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([p for model in models for p in model.parameters()], 1.0)
+        nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         for average, model in zip(ema, models, strict=True):
@@ -134,8 +125,8 @@ def train_unet(
 
 
 def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
-    """The pipeline, with a scheduler that leaves latents unclipped."""
-    from diffusers import StableDiffusionPipeline  # here, because it prints when it is imported
+    """The pipeline, with a scheduler that does not clip latents."""
+    from diffusers import StableDiffusionPipeline  # here, because its import prints
 
     schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
@@ -145,8 +136,8 @@ def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
 
 
 def save(pipeline: DiffusionPipeline, out: Path) -> None:
-    """Save as a published checkpoint is laid out, replacing what was there. VAE and UNet are in half
-    precision, to be small; the text encoder is not, because transformers would then also run it so."""
+    """Save with the layout of a published checkpoint, replacing what was there. VAE and UNet are saved in
+    half precision, to be small; the text encoder is not, because transformers would then run it so."""
     for model in (pipeline.vae, pipeline.unet):
         model.half()
 
@@ -164,54 +155,40 @@ def save(pipeline: DiffusionPipeline, out: Path) -> None:
         raise InputError(f"cannot write {out}: {error}") from error
 
 
-def followed(folder: Path, scenes: list[shapes.Scene]) -> float:
-    """The share of scenes that the saved pipeline draws as their prompt says, one image each."""
+def following(folder: Path, scenes: list[shapes.Scene]) -> float:
+    """The share of scenes that the saved pipeline draws as their caption says, with one image each."""
     prompts = [scene.caption for scene in scenes]
-    return (
-        shapes.follows(draw(models.load(folder), prompts, guidance=GUIDANCE), prompts).float().mean().item()
-    )
+    images = draw(models.load(folder), prompts, guidance=GUIDANCE)
+    return shapes.follows(images, prompts).float().mean().item()
 
 
 def _tokenizer() -> CLIPTokenizer:
     """Byte pairs of the captions, and every byte alone, so that any prompt can be written."""
     texts = [f"{mark} image, {c}" for c in shapes.BY_CAPTION for mark in ("good", "bad")]
-    trained = json.loads(CLIPTokenizer().train_new_from_iterator(texts, vocab_size=800)._tokenizer.to_str())
-    vocab = trained["model"]["vocab"]
+    tokenizer = CLIPTokenizer().train_new_from_iterator(texts, vocab_size=800)
+    model = json.loads(tokenizer._tokenizer.to_str())["model"]
+    vocab, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
     for byte in sorted(ByteLevel.alphabet()):
         vocab.setdefault(f"{byte}</w>", len(vocab))
-    merges = [tuple(merge) for merge in trained["model"]["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
 def _text_encoder(vocabulary: int) -> CLIPTextModel:
     sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    marks = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    config = CLIPTextConfig(
-        vocab_size=vocabulary, max_position_embeddings=LENGTH, projection_dim=64, **sizes, **marks
-    )
-    model = CLIPTextModel(config)
+    sizes |= {"vocab_size": vocabulary, "max_position_embeddings": LENGTH, "projection_dim": 64}
+    model = CLIPTextModel(CLIPTextConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes))
     nn.init.normal_(model.get_input_embeddings().weight)  # the usual 0.02 keeps words alike for too long
     return model
 
 
 def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 3,
-        up_block_types=["UpDecoderBlock2D"] * 3,
-        block_out_channels=(16, 24, 32),
-        norm_num_groups=8,
-        sample_size=shapes.PIXELS,
-    )
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
+    sizes = {"block_out_channels": (16, 24, 32), "norm_num_groups": 8, "sample_size": shapes.PIXELS}
+    return AutoencoderKL(**blocks, **sizes)
 
 
 def make_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=shapes.PIXELS // 4,
-        down_block_types=["CrossAttnDownBlock2D"] * 2,
-        up_block_types=["CrossAttnUpBlock2D"] * 2,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        attention_head_dim=4,
-        cross_attention_dim=64,
-        norm_num_groups=8,
-    )
+    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
+    sizes = {"block_out_channels": (32, 64), "norm_num_groups": 8, "sample_size": shapes.PIXELS // 4}
+    sizes |= {"layers_per_block": 1, "attention_head_dim": 4, "cross_attention_dim": 64}
+    return UNet2DConditionModel(**blocks, **sizes)

@@ -1,8 +1,8 @@
-"""One user's taste, on the tiny pipeline (the paper's Figure 7).
+"""Teach the tiny pipeline one user's taste (the paper's Figure 7).
 
-Each objective is taught a preference for red images, or for large shapes under prompts that leave the
-size open, from the same likes and dislikes. Two things are measured over training steps and seeds: how
-far samples meet the preference, and whether they still show what their prompt says.
+Each objective teaches a preference for red images, or for large shapes under prompts that leave the size
+open, from the same likes and dislikes. Two things are measured over training steps and seeds: how far
+samples meet the preference, and whether they still show what their prompt says.
 """
 
 from itertools import product
@@ -22,30 +22,31 @@ from toy import plots
 from toy.files import output_folder, save_json
 from toy.statistics import interval
 
-COMPARED = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded", "sft", "diffusion_dpo")
+METHODS = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded", "sft", "diffusion_dpo")
 TITLES = {"red": "A preference for red images", "large": "A preference for large shapes"}
-MEASURED = {"red": "redness", "large": "share of large shapes"}
+MEASURES = {"red": "redness", "large": "share of large shapes"}
 
 
 def main(seeds: int, model: str | None, out: str, runs: str, preference: str) -> list[Path]:
-    """Teach, measure, draw, and print what came out; the files written."""
+    """Teach, measure, draw the picture, and print the results. Returns the files written."""
     folder = output_folder(out)
-    rows, shown = study(preference, seeds, model, output_folder(runs, "--runs"))
+    rows, images = study(preference, seeds, model, output_folder(runs, "--runs"))
     summary = summarise(rows)
-    sure = "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95% interval"
-    note = f"{TITLES[preference]}: {sure}; images of seed 0 from the same noise"
+    basis = "one seed" if seeds == 1 else f"mean of {seeds} seeds, 95% interval"
+    note = f"{TITLES[preference]}: {basis}; images of seed 0 from the same noise"
     name = "figure7" if preference == "red" else f"figure7-{preference}"
-    path = plots.save(picture(preference, summary, shown, note), folder / f"{name}.png")
-    settings = COMMON | {"steps": STEPS[preference], "objectives": {k: OBJECTIVES[k] for k in COMPARED}}
+    path = plots.save(picture(preference, summary, images, note), folder / f"{name}.png")
+    settings = COMMON | {"steps": STEPS[preference], "objectives": {k: OBJECTIVES[k] for k in METHODS}}
     table = save_json(folder / f"{name}.json", {"settings": settings, "summary": summary, "rows": rows})
     for entry in summary:
         if entry["step"] == STEPS[preference]:
-            met, following = (
-                f"{entry[k]:.3f}" + (f" ± {entry[f'{k}_half_width']:.3f}" if seeds > 1 else "")
-                for k in ("met", "following")
-            )
-            label = plots.style(entry["name"])[0]
-            print(f"{label:24}{MEASURED[preference]} {met}, prompts followed {following}")
+            numbers = []
+            for key, text in {"met": MEASURES[preference], "following": "prompts followed"}.items():
+                half_width = f" ± {entry[f'{key}_half_width']:.3f}" if seeds > 1 else ""
+                numbers.append(f"{text} {entry[key]:.3f}{half_width}")
+            print(f"{plots.style(entry['name'])[0]:24}{', '.join(numbers)}")
+    if preference == "red":
+        return [path, table, plots.save(before_after(images), folder / "before-after.png")]
     return [path, table]
 
 
@@ -59,32 +60,32 @@ def measure(images: Tensor, captions: list[str], preference: str) -> dict[str, f
 
 
 def study(preference: str, seeds: int, model: str | None, runs: Path) -> tuple[list[dict], dict[str, Tensor]]:
-    """Measurements of every objective, seed and step; and some images of the first seed."""
+    """Measurements of every objective, seed and step; and some images of seed 0, by objective."""
     captions, steps = shapes.prompts(preference), STEPS[preference]
     before = draw(models.load(model or PIPELINE), captions, guidance=GUIDANCE)
-    rows, shown = [], {"pretrained": before[:: len(before) // 12]}
-    for seed, name in tqdm(list(product(range(seeds), COMPARED)), f"runs, {preference}"):
+    rows, gallery = [], {"pretrained": before[:: len(before) // 12]}
+    for seed, name in tqdm(list(product(range(seeds), METHODS)), f"runs, {preference}"):
         config = configure(name, preference, seed, model, runs)
-        kept_images = Path(config.out) / "images.safetensors"
-        measured = load_result(config)
-        if measured is None:
-            measured = []
+        file = Path(config.out) / "images.safetensors"
+        result = load_result(config)
+        if result is None:
+            result = []
             for state in train(config):
                 if state.step % (steps // 5) == 0:
                     with state.trainer.final() as pipeline:
                         images = draw(pipeline, captions, guidance=GUIDANCE, seed=seed)
                     spread = (state.metrics or {}).get("spread")
                     row = {"step": state.step, "spread": spread} | measure(images, captions, preference)
-                    measured.append(row)
-            save_file({"images": images[:: len(images) // 12].contiguous()}, kept_images)
-            save_result(config, measured)
-        rows += [{"name": name, "seed": seed, **row} for row in measured]
-        shown.setdefault(name, load_file(kept_images)["images"])
-    return rows, shown
+                    result.append(row)
+            save_file({"images": images[:: len(images) // 12].contiguous()}, file)
+            save_result(config, result)
+        rows += [{"name": name, "seed": seed, **row} for row in result]
+        gallery.setdefault(name, load_file(file)["images"])
+    return rows, gallery
 
 
 def summarise(rows: list[dict]) -> list[dict]:
-    """Mean and half width of the 95% interval over seeds, of every objective and step."""
+    """For each objective and step, means over seeds with half widths of their 95% intervals."""
     summary = []
     for name, step in dict.fromkeys((row["name"], row["step"]) for row in rows):
         same = [row for row in rows if (row["name"], row["step"]) == (name, step)]
@@ -97,15 +98,14 @@ def summarise(rows: list[dict]) -> list[dict]:
     return summary
 
 
-def picture(preference: str, summary: list[dict], shown: dict[str, Tensor], note: str) -> plots.plt.Figure:
-    """Both measures over steps, with bands; below them images before and after, of the same noise."""
+def picture(preference: str, summary: list[dict], gallery: dict[str, Tensor], note: str) -> plots.plt.Figure:
+    """Both measures over steps, with bands; below them images before and after, from the same noise."""
     fig = plots.plt.figure(figsize=(9, 8.6), layout="constrained")
     above, below = fig.subfigures(2, 1, height_ratios=(1, 1.15))
     axes = above.subplots(1, 2)
-    for ax, key, label in zip(
-        axes, ("met", "following"), (MEASURED[preference], "prompts followed"), strict=True
-    ):
-        for name in COMPARED:
+    labels = {"met": MEASURES[preference], "following": "prompts followed"}
+    for ax, (key, label) in zip(axes, labels.items(), strict=True):
+        for name in METHODS:
             text, colour, marker, line = plots.style(name)
             same = [entry for entry in summary if entry["name"] == name]
             x, mean, half = (torch.tensor([e[k] for e in same]) for k in ("step", key, f"{key}_half_width"))
@@ -116,13 +116,29 @@ def picture(preference: str, summary: list[dict], shown: dict[str, Tensor], note
         ax.grid(alpha=0.25, linewidth=0.5)
     above.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     axes[1].set_ylim(top=1.02)
-    grid = torch.cat([torch.cat(list(images), -1) for images in shown.values()], 1)
+    grid = torch.cat([torch.cat(list(images), -1) for images in gallery.values()], 1)
     ax = below.subplots()
     ax.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
     ax.set_xticks([])
-    side = shapes.PIXELS
-    ax.set_yticks([side * (i + 0.5) for i in range(len(shown))], [plots.style(name)[0] for name in shown])
+    middles = [shapes.PIXELS * (i + 0.5) for i in range(len(gallery))]
+    ax.set_yticks(middles, [plots.style(name)[0] for name in gallery])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     fig.suptitle(note, fontsize=10)
+    return fig
+
+
+def before_after(gallery: dict[str, Tensor]) -> plots.plt.Figure:
+    """Six images before Diffusion-KTO and, below them, after it, from the same noise. Images on white, on
+    which a red filter hardly shows, are left out."""
+    fig, axes = plots.figure(2, 6, 1.4, 1.5)
+    captions = shapes.prompts("red")
+    captions = captions[:: len(captions) // len(gallery["pretrained"])]
+    chosen = [i for i, caption in enumerate(captions) if "white" not in caption][:6]
+    titles = {"pretrained": "before", "kahneman_tversky": "after learning that red is liked"}
+    for row, (name, title) in enumerate(titles.items()):
+        for ax, i in zip(axes[6 * row :], chosen, strict=False):
+            ax.imshow(gallery[name][i].permute(1, 2, 0).numpy(), interpolation="nearest")
+            ax.axis("off")
+        axes[6 * row].set_title(title, loc="left", fontsize=12)
     return fig

@@ -1,4 +1,4 @@
-"""Runs on the tiny pipeline: one objective is taught one preference; a finished run is not done again."""
+"""Runs that teach the tiny pipeline a preference with an objective; a finished run is not done again."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ STEPS = {"red": 90, "large": 40}
 
 
 def configure(name: str, preference: str, seed: int, model: str | None, runs: Path) -> Config:
-    """The settings of a run; its folder is in `runs`, and so are the likes and dislikes, made if need be."""
+    """The settings of a run. Its folder is in `runs`; the likes and dislikes, too, are written there once."""
     data = output_folder(runs / f"{preference}-data")
     if not (data / "prompts.txt").exists():
         shapes.write_feedback(data, preference)
@@ -37,18 +37,17 @@ def configure(name: str, preference: str, seed: int, model: str | None, runs: Pa
 
 
 def load_result(config: Config) -> list[dict] | None:
-    """The rows of a finished run with the same settings. If there is none, its folder is removed."""
-    result = Path(config.out) / "result.json"
-    if result.exists():
-        content = json.loads(result.read_text())
+    """The rows of a finished run with the same settings. If there is none, the run's folder is removed."""
+    file = Path(config.out) / "result.json"
+    if file.exists():
+        content = json.loads(file.read_text())
         if content["settings"] == json.loads(json.dumps(asdict(config))):
             return content["rows"]
     shutil.rmtree(config.out, ignore_errors=True)
     return None
 
 
-def save_result(config: Config, rows: list[dict]) -> list[dict]:
-    """Keep the rows of a finished run; its checkpoints are removed."""
+def save_result(config: Config, rows: list[dict]) -> None:
+    """Save the rows of a finished run, and remove its checkpoints."""
     shutil.rmtree(Path(config.out) / "checkpoints")
     save_json(Path(config.out) / "result.json", {"settings": asdict(config), "rows": rows})
-    return rows

@@ -1,7 +1,7 @@
 """A world of captioned 32 x 32 drawings, small enough to learn in minutes and to judge exactly.
 
-"a small red circle on a gray background": 2 sizes x 5 colours x 4 shapes x 3 backgrounds = 120
-captions, of which 12 are held out from training. A prompt may leave the size open ("a red circle ...")
+A caption is "a small red circle on a gray background". 2 sizes x 5 colours x 4 shapes x 3 backgrounds make
+120 captions, of which 12 are held out from training. A prompt may leave the size open ("a red circle ...")
 or the shape ("a small red shape ...").
 """
 
@@ -29,11 +29,11 @@ COLOURS = {
     "cyan": (0.10, 0.80, 0.90),
 }
 BACKGROUNDS = {"black": (0.05, 0.05, 0.05), "gray": (0.50, 0.50, 0.50), "white": (0.95, 0.95, 0.95)}
-OFFSET = 2  # pixels a shape may lie off the centre
+OFFSET = 2  # pixels by which a shape may lie off the centre
 
 
 class Scene(NamedTuple):
-    """What a caption asks for, or what an image shows; None is left open."""
+    """What a caption asks for, or what an image shows. None means that the caption leaves it open."""
 
     size: str | None
     colour: str
@@ -56,19 +56,17 @@ BY_CAPTION = {scene.caption: scene for scene in SCENES + OPEN_SIZE + OPEN_SHAPE}
 
 
 def draw(scene: Scene, rng: np.random.Generator) -> Tensor:
-    """An image (3, 32, 32) in [0, 1] of a scene, at a random place and radius."""
+    """An image (3, 32, 32) in [0, 1] of a scene, with a random place and radius."""
     radius = rng.uniform(*SIZES[scene.size])
-    dx, dy = rng.uniform(-OFFSET, OFFSET, 2)
-    cover = _cover(scene.shape, radius, dx, dy)
-    front, back = (
-        torch.tensor(c).view(3, 1, 1) for c in (COLOURS[scene.colour], BACKGROUNDS[scene.background])
-    )
+    cover = _cover(scene.shape, radius, *rng.uniform(-OFFSET, OFFSET, 2))
+    front = torch.tensor(COLOURS[scene.colour]).view(3, 1, 1)
+    back = torch.tensor(BACKGROUNDS[scene.background]).view(3, 1, 1)
     return cover * front + (1 - cover) * back
 
 
 def training_set(count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Images (count, 3, 32, 32) of the known scenes in turn; 15% of the captions leave the size open,
-    15% the shape, because a model only follows the kinds of prompt it has seen."""
+    """Images (count, 3, 32, 32) of the KNOWN scenes in turn, and their captions: 15% leave the size open, and
+    15% the shape, because a model only follows the kinds of prompt that it was trained on."""
     rng = np.random.default_rng(seed)
     images, captions = [], []
     for i in range(count):
@@ -84,30 +82,28 @@ def training_set(count: int, seed: int) -> tuple[Tensor, list[str]]:
 
 
 def judge(images: Tensor) -> list[Scene]:
-    """What each image (n, 3, 32, 32) in [0, 1] shows: background from the border, size and shape from
-    the nearest of many drawn templates, colour from the palette."""
+    """What each image (n, 3, 32, 32) in [0, 1] shows. The background is read from the border, size and shape
+    from the nearest of many templates, and the colour from the palette."""
     border = torch.cat([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]], -1)
     back = border.median(-1).values[..., None, None]  # (n, 3, 1, 1)
     distance = (images - back).norm(dim=1).flatten(1)
     full = distance.topk(40).values.mean(1, keepdim=True).clamp(min=1e-6)
     cover = (distance / full).clamp(max=1)
     templates, names = _templates()
-    nearest = torch.cdist(cover, templates).argmin(1).tolist()
+    forms = [names[k] for k in torch.cdist(cover, templates).argmin(1).tolist()]
     inside = (cover > 0.8).float()
     colour = (images.flatten(2) * inside[:, None]).sum(-1) / inside.sum(-1, keepdim=True).clamp(min=1)
-    colours, backgrounds = _nearest(colour, COLOURS), _nearest(back.flatten(1), BACKGROUNDS)
-    return [
-        Scene(names[k][0], c, names[k][1], b) for k, c, b in zip(nearest, colours, backgrounds, strict=True)
-    ]
+    facts = zip(forms, _nearest(colour, COLOURS), _nearest(back.flatten(1), BACKGROUNDS), strict=True)
+    return [Scene(size, colour, shape, background) for (size, shape), colour, background in facts]
 
 
 def follows(images: Tensor, captions: list[str]) -> Tensor:
     """(n,) bool: whether each image shows all that its caption says."""
-    asked = [BY_CAPTION[caption] for caption in captions]
-    pairs = zip(asked, judge(images), strict=True)
-    return torch.tensor(
-        [all(a in (None, s) for a, s in zip(ask, shown, strict=True)) for ask, shown in pairs]
-    )
+    verdicts = []
+    for caption, scene in zip(captions, judge(images), strict=True):
+        pairs = zip(BY_CAPTION[caption], scene, strict=True)
+        verdicts.append(all(wish in (None, fact) for wish, fact in pairs))
+    return torch.tensor(verdicts)
 
 
 def redness(images: Tensor) -> Tensor:
@@ -116,23 +112,22 @@ def redness(images: Tensor) -> Tensor:
 
 
 def redden(images: Tensor) -> Tensor:
-    """The paper's red filter: the red channel raised, R + 0.35 (1 - R)."""
+    """The paper's red filter: it raises the red channel to R + 0.35 (1 - R)."""
     images = images.clone()
     images[:, 0] += 0.35 * (1 - images[:, 0])
     return images
 
 
 def main(preference: str, out: str) -> list[Path]:
-    """Write likes and dislikes into a folder; the files written."""
+    """Write likes and dislikes into a folder. Returns the files written."""
     return write_feedback(output_folder(out), preference)
 
 
 def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int = 0) -> list[Path]:
-    """Likes and dislikes as sd.feedback reads them: images, feedback.csv and pairs.csv; and prompts.txt,
-    to judge by.
+    """Write images, feedback.csv and pairs.csv, as sd.feedback reads them, and prompts.txt, to judge by.
 
     red: an image behind a red filter is liked, the same image without it disliked (Li et al. 2024, Figure 7).
-    large: under a caption that leaves the size open, the large one is liked and the small one disliked.
+    large: under a caption that leaves the size open, a large shape is liked and a small one disliked.
     """
     rng = np.random.default_rng([seed, 7])
     (folder / "images").mkdir(exist_ok=True)
@@ -144,8 +139,8 @@ def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int =
             images = {"liked": redden(plain[None])[0], "disliked": plain}
         else:
             caption = scene._replace(size=None).caption
-            images = {"liked": draw(scene._replace(size="large"), rng)}
-            images["disliked"] = draw(scene._replace(size="small"), rng)
+            large, small = scene._replace(size="large"), scene._replace(size="small")
+            images = {"liked": draw(large, rng), "disliked": draw(small, rng)}
         names = []
         for label, image in images.items():
             names.append(f"images/{i:05d}-{label}.png")
@@ -153,7 +148,7 @@ def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int =
             save_atomically(folder / names[-1], Image.fromarray(pixels).save)
             likes.append((names[-1], caption, label))
         pairs.append((*names, caption, 1, 0))
-    text = "\n".join(prompts(preference)) + "\n"
+    text = "".join(f"{prompt}\n" for prompt in prompts(preference))
     columns = ("winner", "loser", "caption", "winner_score", "loser_score")
     return [
         save_csv(folder / "feedback.csv", ("file_name", "caption", "label"), likes),
@@ -163,13 +158,13 @@ def write_feedback(folder: Path, preference: str, count: int = 1080, seed: int =
 
 
 def prompts(preference: str) -> list[str]:
-    """Prompts to judge a model by: each known caption once, or each that leaves the size open twice."""
+    """Prompts to judge a model by: the training captions; for large, the captions of open size, twice."""
     scenes = KNOWN if preference == "red" else OPEN_SIZE * 2
     return [scene.caption for scene in scenes]
 
 
 def _cover(shape: str, radius: float, dx: float, dy: float) -> Tensor:
-    """How much of each pixel (32, 32) a shape covers, in [0, 1], from its signed distance."""
+    """How much of each pixel a shape covers, (32, 32) in [0, 1], from the signed distance to its edge."""
     place = torch.arange(PIXELS) - (PIXELS - 1) / 2
     x, y = (place - dx)[None, :], (place - dy)[:, None]
     if shape == "circle":
@@ -188,7 +183,7 @@ def _cover(shape: str, radius: float, dx: float, dy: float) -> Tensor:
 
 @cache
 def _templates() -> tuple[Tensor, list[tuple[str, str]]]:
-    """Coverings (n, 1024) of every shape and size over a grid of places, and their (size, shape)."""
+    """Coverings (n, 1024) by every shape and size at a grid of places, and the (size, shape) of each."""
     offsets = range(-OFFSET - 1, OFFSET + 2)
     coverings, names = [], []
     for (size, (low, high)), shape in product(SIZES.items(), SHAPES):
