@@ -1,4 +1,4 @@
-"""How a student's function is compared with the right one, and what is said of it."""
+"""How a student's function is compared with the right one, and the answer that the student reads."""
 
 import functools
 import traceback

@@ -106,8 +106,8 @@ def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
 
 
 def advice(config: Config, metrics: dict[str, float]) -> str:
-    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Between 0.3 and 3 it
-    is fine; below 0.1 utilities are straight lines; above 10 most examples are saturated."""
+    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Below 0.1 any utility
+    is a straight line; above 10 many examples are saturated. docs/results.md has the measurements."""
     spread = metrics.get("spread", 0.0)
     if not 0 < spread < math.inf or 0.1 <= spread <= 10:
         return ""

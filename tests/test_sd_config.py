@@ -8,6 +8,7 @@ import pytest
 from sd.__main__ import parser
 from sd.config import RECIPES, Config, configure, option
 from toy.errors import InputError
+from toy.objectives import OBJECTIVES
 
 PLACES = ["--model", "m", "--data", "d", "--out", "o"]
 
@@ -50,6 +51,11 @@ def test_the_recipe_of_the_paper_says_what_the_paper_says():
     recipe = tomllib.loads((RECIPES / "diffusion-kto-sd15.toml").read_text())
     paper = {"beta": 5000, "gamma": 0.8, "lr": 1e-7, "warmup": 1000, "steps": 10000, "prompt_dropout": 0.2}
     assert {k: recipe[k] for k in paper} == paper and recipe["utility"] == "kahneman_tversky"
+
+
+def test_the_help_names_every_objective():
+    about = Config.__dataclass_fields__["objective"].metadata["help"]
+    assert about.replace(" or ", ", ").split(", ") == list(OBJECTIVES)
 
 
 def test_sft_draws_desirable_examples_only():

@@ -108,9 +108,10 @@ def picture(preference: str, summary: list[dict], gallery: dict[str, Tensor], no
         for name in METHODS:
             text, colour, marker, line = plots.style(name)
             same = [entry for entry in summary if entry["name"] == name]
-            x, mean, half = (torch.tensor([e[k] for e in same]) for k in ("step", key, f"{key}_half_width"))
+            keys = ("step", key, f"{key}_half_width")
+            x, mean, half_width = (torch.tensor([e[k] for e in same]) for k in keys)
             ax.plot(x, mean, color=colour, marker=marker, linestyle=line, label=text, markersize=4)
-            ax.fill_between(x, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+            ax.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.15, linewidth=0)
         ax.set(xlabel="alignment step", ylabel=label)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25, linewidth=0.5)
