@@ -132,11 +132,13 @@ def _figure7(figure: str, steps: tuple, met: str) -> str:
     for name in (*MAIN, "sft", "diffusion_dpo"):
         at = [pick(entries, name=name, step=step) for step in steps]
         cells = [number(e, "met", "met_half_width") for e in at]
-        rows.append([label(name), *cells, number(at[-1], "following", "following_half_width")])
+        cells += [number(e, "following", "following_half_width") for e in at[-2:]]
+        rows.append([label(name), *cells])
     start = pick(entries, name="sft", step=0)
-    rows.append(["before", number(start, "met", "met_half_width")] + [""] * len(steps))
-    rows[-1][-1] = number(start, "following", "following_half_width")
-    return table(["objective", *(f"{met}, step {step}" for step in steps), "prompts followed"], rows)
+    cells = [number(start, "met", "met_half_width"), *[""] * (len(steps) - 1)]
+    rows.append(["before", *cells, number(start, "following", "following_half_width"), ""])
+    followed = [f"prompts followed, step {step}" for step in steps[-2:]]
+    return table(["objective", *(f"{met}, step {step}" for step in steps), *followed], rows)
 
 
 def study() -> str:
@@ -145,7 +147,7 @@ def study() -> str:
         win = number(e, "win_met", "win_met_half_width") if "win_met" in e else ""
         cells = [number(e, "met", "met_half_width"), number(e, "following", "following_half_width")]
         rows.append([label(e["name"]), *cells, win])
-    return table(["objective", "redness", "prompts followed", "share of prompts won against it"], rows)
+    return table(["objective", "redness", "prompts followed", "prompts that Kahneman-Tversky wins"], rows)
 
 
 def fill(text: str) -> str:

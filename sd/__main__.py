@@ -27,9 +27,8 @@ def parser() -> Parser:
     sub.add_argument("source", help="parquet file, or folder of parquet files or of a saved dataset")
     sub.add_argument("--out", **OUT, help="folder for images, pairs.csv and feedback.csv")
 
-    sub = command(
-        "sample", "sd.judging.sample:main", "draw images of prompts, to judge a model", resumes=True
-    )
+    about = "draw images of prompts, to judge a model"
+    sub = command("sample", "sd.judging.sample:main", about, resumes=True)
     sub.add_argument("--model", required=True, metavar="DIR", help="folder of a Stable Diffusion pipeline")
     sub.add_argument("--lora", metavar="DIR", help="folder of adapters to add: RUN/lora")
     sub.add_argument("--prompts", required=True, metavar="FILE", help="text file, CSV, or PartiPrompts' TSV")
@@ -42,9 +41,7 @@ def parser() -> Parser:
     sub.add_argument("--batch", **COUNT, default=16, help="images drawn together (16)")
     text = "text before each prompt: 'good image, ' for csft"
     sub.add_argument("--prefix", default="", metavar="TEXT", help=text)
-    sub.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="precision of the weights (fp32)"
-    )
+    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (fp32)")
 
     about = "compare models by the images that they drew"
     sub = command("evaluate", "sd.judging.evaluate:main", about, resumes=True)
@@ -102,8 +99,7 @@ def parser() -> Parser:
     )
     sub.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more work")
     sub.add_argument("--compile", action="store_true", help="measure with torch.compile too")
-    text = "time for each row (20)"
-    sub.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help=text)
+    sub.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="time per row (20)")
     return top
 
 

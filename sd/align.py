@@ -106,14 +106,14 @@ def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
 
 
 def advice(config: Config, metrics: dict[str, float]) -> str:
-    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Below 0.1 any utility
-    is a straight line; above 10 many examples are saturated. docs/results.md has the measurements."""
+    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Below 0.1 any smooth
+    utility is a straight line; above 10 many examples are saturated. docs/results.md has the measurements."""
     spread = metrics.get("spread", 0.0)
     if not 0 < spread < math.inf or 0.1 <= spread <= 10:
         return ""
     better = f"try --beta {config.beta / spread:.2g}"
     if spread > 10:
-        effect = f"{metrics['saturated']:.0%} of examples are saturated and hardly count"
+        effect = f"{metrics['saturated']:.0%} of examples are saturated (abs(x) > 4)"
         return f"beta is too large: beta * std(g) is {spread:.0f}, and {effect}; {better}"
-    effect = "where any utility is a straight line"
+    effect = "where any smooth utility is a straight line"
     return f"beta is too small: beta * std(g) is {spread:.1g}, {effect}; {better} or more steps"

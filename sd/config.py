@@ -72,7 +72,9 @@ class Config:
     clip: float = setting(1.0, "largest norm of the gradient")
     ema: float = setting(0.0, "decay of a running average of the weights, which is then saved (0: none)")
     optimizer: str = setting("adamw", "adamw, or adamw8bit (needs bitsandbytes)")
-    precision: str = setting("bf16", "precision of the arithmetic: fp32, bf16 or fp16; weights stay in fp32")
+    precision: str = setting(
+        "bf16", "precision of the arithmetic: fp32, bf16 or fp16; trained weights are fp32"
+    )
     gradient_checkpointing: bool = setting(False, "less memory for a quarter more work")
     compile: bool = setting(False, "slow start, then faster steps; policy and reference differ by rounding")
 

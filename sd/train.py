@@ -54,7 +54,8 @@ def run(config: Config) -> list[Path]:
         if main:
             with open(log, "a") as file:
                 file.write(json.dumps({"step": state.step} | state.metrics) + "\n")
-        progress.set_postfix({k: f"{state.metrics.get(k, 0):.3g}" for k in ("loss", "satisfied", "spread")})
+        shown = [key for key in ("loss", "satisfied", "spread") if key in state.metrics]
+        progress.set_postfix({key: f"{state.metrics[key]:.3g}" for key in shown})
         text = align.advice(config, state.metrics) if main and state.step >= config.steps // 4 else ""
         topic = text.partition(":")[0]
         if topic not in ("", last_topic):  # the same advice only once, though its numbers change

@@ -1,5 +1,7 @@
 """What the runs of an ensemble see."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -14,11 +16,11 @@ POINTS = feedback(figure6(), 400, desirable_share=0.25)
 
 
 def first(streams, size=64, n=3, references=None, feedbacks=None):
-    """The first n batches of streams (seed, gamma), where gamma None stands for pairs."""
+    """The first n batches of streams (seed, gamma), each with the next one; gamma None stands for pairs."""
     count = len({seed for seed, _ in streams})
     streams = [Stream(seed, gamma is None, 0.5 if gamma is None else gamma) for seed, gamma in streams]
     references = references or stack([Denoiser()] * count)
-    endless = batches(references, feedbacks or [POINTS] * count, streams, size, ABAR)
+    endless = pairwise(batches(references, feedbacks or [POINTS] * count, streams, size, ABAR))
     return [next(endless) for _ in range(n)]
 
 
@@ -63,10 +65,11 @@ def test_pairs_are_a_liked_and_a_disliked_point_with_time_and_noise_in_common():
 def test_the_same_seed_sees_the_same_numbers_whoever_else_is_there():
     alone = first([(5, 0.8)], n=40)
     among = first([(1, 0.8), (5, None), (5, 0.8), (5, 0.3)], n=40)
-    for (a, _), (b, _) in zip(alone, among, strict=True):
+    for (a, unrelated), (b, theirs) in zip(alone, among, strict=True):
         assert (
             torch.equal(a.x0[0], b.x0[2]) and torch.equal(a.eps[0], b.eps[2]) and torch.equal(a.t[0], b.t[2])
         )
+        assert torch.equal(unrelated.x0[0], theirs.x0[2])
         torch.testing.assert_close(a.reference_error[0], b.reference_error[2])
         assert torch.equal(b.t[2], b.t[3])
     assert not torch.equal(among[0][0].t[0], among[0][0].t[2])

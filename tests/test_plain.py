@@ -41,7 +41,7 @@ def network(pretrained):
 @pytest.fixture
 def batch(network, likes):
     """The first batch of seed 0, as the fast engine sees it."""
-    first, _ = next(batches(network, [likes], [Stream(0, False, 0.8)], 32, ABAR))
+    first = next(batches(network, [likes], [Stream(0, False, 0.8)], 32, ABAR))
     return first.x0[0], first.desirable[0], first.t[0], first.eps[0]
 
 

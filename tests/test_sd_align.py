@@ -153,12 +153,12 @@ def test_metrics_are_those_of_the_whole_not_means_of_batches(make_aligner, confi
     [
         (
             40.0,
-            "beta is too large: beta * std(g) is 40, and 80% of examples are saturated and hardly count; "
+            "beta is too large: beta * std(g) is 40, and 80% of examples are saturated (abs(x) > 4); "
             "try --beta 0.75",
         ),
         (
             0.01,
-            "beta is too small: beta * std(g) is 0.01, where any utility is a straight line; "
+            "beta is too small: beta * std(g) is 0.01, where any smooth utility is a straight line; "
             "try --beta 3e+03 or more steps",
         ),
         (3.0, ""),

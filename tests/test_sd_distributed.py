@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd import trainer
+from toy import objectives
 
 # what both do; batch 1 for each of two processes: in most steps one of them has no desirable example
-OBJECTIVES = {name: {"objective": name} for name in ("sft", "csft", "diffusion_kto", "diffusion_dpo", "smpo")}
+OBJECTIVES = {name: {"objective": name} for name in objectives.OBJECTIVES}
 OBJECTIVES["adapters"] = {"tune": "lora", "lr": 1e-3}
 OBJECTIVES["accumulated"] = {"accumulate": 2}
 

@@ -20,6 +20,7 @@ from sd.draw import draw
 from sd.tiny.runs import PIPELINE
 from sd.train import run
 from toy.errors import InputError
+from toy.objectives import OBJECTIVES
 from toy.train import last
 
 
@@ -40,7 +41,7 @@ def weights(state):
     return [w.detach().clone() for w in state.trainer.weights]
 
 
-@pytest.mark.parametrize("objective", ["sft", "csft", "diffusion_kto", "diffusion_dpo", "smpo"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(config, tmp_path, objective, tune):
     settings = {

@@ -19,6 +19,7 @@ EVERY_KIND = [
     Run("csft"),
     Run("diffusion_dpo", beta=2.0),
     Run("smpo", beta=0.5),
+    Run("pairwise", beta=2.0, seed=1),
     Run(),
     Run(beta=1.0, gamma=0.5),
     Run(utility=loss_averse, seed=1),
@@ -220,6 +221,7 @@ def test_every_setting_reaches_training(pretrained, points):
         {"objective": "csft"},
         {"objective": "diffusion_dpo"},
         {"objective": "smpo"},
+        {"objective": "pairwise"},
     ]
     state = last(align(pretrained, points, [Run(**change) for change in changes], steps=20))
     results = [weights(state, i) for i in range(len(changes))]

@@ -18,9 +18,7 @@ def parser() -> Parser:
         sub.add_argument("--out", default="out", metavar="DIR", help="folder for pictures and numbers (out)")
         if seeds:
             count = number(0, 1000, int)
-            sub.add_argument(
-                "--seeds", type=count, default=seeds, metavar="N", help=f"number of seeds ({seeds})"
-            )
+            sub.add_argument("--seeds", type=count, default=seeds, metavar="N", help=f"how many ({seeds})")
             text = f"folder that keeps pretrained models ({CACHE})"
             sub.add_argument("--cache", default=str(CACHE), metavar="DIR", help=text)
             text = "what to generate: figure6 (the paper's, default), moons, rings or grid"
@@ -38,9 +36,7 @@ def parser() -> Parser:
     command("sweep", "sweep", "draw the paper's Figure 8 in 2-D: gamma, beta, label noise, utility", 5)
     text = "measure the speed of training against the machine's matrix product rate"
     sub = add_command(commands, "bench", "toy.bench:bench", text)
-    sub.add_argument(
-        "--seconds", type=number(0.0, 60), default=2.0, metavar="S", help="time for each row (2)"
-    )
+    sub.add_argument("--seconds", type=number(0.0, 60), default=2.0, metavar="S", help="time per row (2)")
     return top
 
 

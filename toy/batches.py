@@ -53,9 +53,9 @@ def denoising_error(
 
 def batches(
     references: Denoiser, feedbacks: list[Feedback], streams: list[Stream], size: int, abar: Tensor
-) -> Iterator[tuple[Batch, Batch]]:
-    """Endless (batch, unrelated batch): the next step's, and another step's. streams[i] is what run i
-    trains on; references and feedbacks hold one entry for each seed, in order of appearance.
+) -> Iterator[Batch]:
+    """Endless batches, one for each step. streams[i] is what run i trains on; references and feedbacks
+    hold one entry for each seed, in order of appearance.
 
     An example is desirable with probability gamma and uniform within its class; a pair is one of
     each, with t and eps in common. The reference never changes, so its errors are computed once
@@ -88,9 +88,7 @@ def batches(
             inputs = (xt.flatten(1, 2), t.flatten(1), eps.flatten(1, 2))
             error = denoising_error(reference, *inputs).view(t.shape)
         columns = [v[places] for v in (x0, t, eps, xt, desirable, score, error)]  # for every run
-        steps = [Batch(*(column[:, k] for column in columns)) for k in range(ahead)]
-        for k in range(ahead):
-            yield steps[k], steps[k - 1]  # the first of these steps has the last for its unrelated one
+        yield from (Batch(*(column[:, k] for column in columns)) for k in range(ahead))
 
 
 class _Chooser:

@@ -88,8 +88,8 @@ def suit_machine() -> None:
 
 
 def _load(name: str):
-    """The function "module:function". The libraries it imports make a million objects that stay; not
-    looking through them for garbage, now and at exit, saves half a second."""
+    """The function "module:function". Not to search the million objects that its imports make for garbage,
+    now and at exit, saves half a second."""
     module, _, function = name.partition(":")
     gc.disable()
     try:

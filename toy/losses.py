@@ -101,7 +101,7 @@ def pairwise(
 ) -> tuple[Tensor, Metrics]:
     """Any utility on pairs: mean of -U(x), x = 0.5 * beta * (g_w - g_l), over pairs of a winner and a loser.
 
-    U = log sigmoid is Diffusion-DPO. The two members of a pair share t and eps.
+    U = log sigmoid is Diffusion-DPO. A pair shares t and eps, and has no sign: sign_outside changes nothing.
     """
     g_w = _reward(winner_policy_error, winner_reference_error)
     g_l = _reward(loser_policy_error, loser_reference_error)
@@ -168,8 +168,8 @@ def _reward(policy_error: Tensor, reference_error: Tensor) -> Tensor:
 
 
 def _spread(x: Tensor) -> Metrics:
-    """How far the input of the utility spreads. Too little, and any utility is a straight line; too
-    much, and most examples are saturated: their slope is close to 0."""
+    """How far the input of the utility spreads. Too little, and any smooth utility is a straight line; too
+    much, and many examples are saturated: they lie where a sigmoid is flat."""
     return {"spread": x.std(-1, correction=0), "saturated": (x.abs() > 4).to(x).mean(-1)}
 
 

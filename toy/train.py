@@ -1,15 +1,16 @@
 """Training in 2-D, as generators: they yield after every step, and the caller draws, logs, stops.
 
-This is toy/plain.py for many runs at once: the same loss and, on the same batch, the same step. Three
-things make it fast. The weights of all runs lie side by side, so that a step is a few large matrix
-products. Runs with the same seed share their batches and the reference's errors. Runs that differ only
-in beta, gamma or seed share one call of their loss. A single run is an ensemble of one.
+This is toy/plain.py for many runs at once: the same loss and, on the same batch, the same step
+(tests/test_plain.py). Three things make it fast. The weights of all runs lie side by side, so that a
+step is a few large matrix products. Runs with the same seed share their batches and the reference's
+errors. Runs that differ only in beta, gamma or seed share one call of their loss.
 """
 
 import collections
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def align(
     inverted = [i for i, run in enumerate(runs) if run.needs.inversion]
     their_references = references.select([start_of[i] for i in inverted])
     mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
-    endless = batches(references, feedbacks, [stream_of(run) for run in runs], batch, ABAR)
+    endless = pairwise(batches(references, feedbacks, [stream_of(run) for run in runs], batch, ABAR))
     stopped: dict[int, str] = {}
     for step, (examples, unrelated) in zip(range(steps), endless, strict=False):
         if inverted:
@@ -177,7 +178,7 @@ def _invert(examples: Batch, runs: list[int], policy: Denoiser, reference: Denoi
 
 def _mismatched(unrelated: Batch, runs: list[int], policy: Denoiser) -> Tensor:
     """The reference point of examples that have nothing to do with the batch. Images have captions
-    to roll; points have none, so their unrelated pairs are another step's batch."""
+    to roll; points have none, so their unrelated pairs are the next step's batch."""
     with torch.no_grad():
         error = denoising_error(
             policy.select(runs), unrelated.xt[runs], unrelated.t[runs], unrelated.eps[runs]

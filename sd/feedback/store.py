@@ -68,6 +68,7 @@ def fill(
                 for array in files.values():
                     array.flush()
                 files["done"][mine[: k + 1]] = True
+                files["done"].flush()
     accelerator.wait_for_everyone()
     result = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
     if json.loads((folder / "about.json").read_text()) != about or not result.pop("done").all():
