@@ -113,7 +113,7 @@ def advice(config: Config, metrics: dict[str, float]) -> str:
         return ""
     better = f"try --beta {config.beta / spread:.2g}"
     if spread > 10:
-        effect = f"{metrics['saturated']:.0%} of examples are saturated (abs(x) > 4)"
+        effect = f"{metrics.get('saturated', 1):.0%} of examples are saturated (abs(x) > 4)"
         return f"beta is too large: beta * std(g) is {spread:.0f}, and {effect}; {better}"
     effect = "where any smooth utility is a straight line"
     return f"beta is too small: beta * std(g) is {spread:.1g}, {effect}; {better} or more steps"

@@ -1,6 +1,7 @@
 """The command python -m sd train RECIPE ...; on many GPUs, accelerate launch -m sd train RECIPE ...
 
-After an interruption, the same command resumes from the last complete checkpoint, to the same weights.
+After an interruption, the same command resumes from the last complete checkpoint. On a CPU it ends with the
+same weights.
 """
 
 import json

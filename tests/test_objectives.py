@@ -7,7 +7,7 @@ from toy import losses
 from toy.errors import InputError
 from toy.objectives import OBJECTIVES, LossInputs, Run
 from toy.train import captions, group
-from toy.utilities import linear, loss_averse
+from toy.utilities import linear, loss_averse, risk_seeking_bounded
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from toy.utilities import linear, loss_averse
         ({"beta": float("inf")}, "beta must be positive and finite"),
         ({"beta": float("nan")}, "beta must be positive"),
         ({"gamma": 1.2}, "gamma is a probability"),
+        ({"objective": "pairwise", "utility": risk_seeking_bounded}, "risk_seeking_bounded is for likes"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -75,7 +75,7 @@ def is_main_process() -> bool:
 
 
 def suit_machine() -> None:
-    """Two settings of GNU/Linux that suit many short products; elsewhere they do nothing. They are read
+    """Two settings of GNU/Linux that suit small matrix products; elsewhere they do nothing. They are read
     when PyTorch is imported, so this comes first."""
     # threads that wait for each other by spinning crawl when any other program is busy (2 to 20 times)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -88,8 +88,8 @@ def suit_machine() -> None:
 
 
 def _load(name: str):
-    """The function "module:function". Not to search the million objects that its imports make for garbage,
-    now and at exit, saves half a second."""
+    """The function "module:function". Its imports make a million lasting objects; keeping the garbage
+    collector off them saves half a second, now and at exit."""
     module, _, function = name.partition(":")
     gc.disable()
     try:

@@ -61,6 +61,10 @@ class Run:
             raise InputError(f"beta must be positive and finite, not {self.beta:g}")
         if not ((gamma >= 0) & (gamma <= 1)).all():
             raise InputError(f"gamma is a probability: it must be in [0, 1], not {self.gamma:g}")
+        if self.needs.pairs and self.needs.utility and getattr(self.utility, "sign_outside", False):
+            raise InputError(
+                f"{self.utility_name} is for likes and dislikes: pairs have no sign to put outside"
+            )
 
     @property
     def needs(self) -> "Objective":
