@@ -27,7 +27,7 @@ class LossInputs(NamedTuple):
     reference_error: Tensor
     desirable: Tensor  # bool
     score: Tensor  # a reward model's, in [0, 1]; only SmPO reads it
-    z0: Tensor  # the reference point: one number, or a column of them
+    z0: Tensor  # the reference point: one number, or one for each run or example
 
     def pairs(self) -> tuple[Tensor, ...]:
         """Winner's and loser's policy error, then winner's and loser's reference error, (..., B / 2) each."""
