@@ -39,8 +39,20 @@ class Aligner:
         inputs = LossInputs(policy_error, reference_error, batch["desirable"], batch["score"], z0)
         everyone = self.gather(inputs)
         z0 = reference_point(everyone.policy_error, everyone.reference_error)
+        if self.config.reference_point == "mismatched" and self.config.run.needs.reference_point:
+            z0 = self.mismatched(batch)
         loss, _ = self.config.run.loss(inputs._replace(z0=z0), with_metrics=False)
         return loss, everyone._replace(z0=z0.expand_as(everyone.z0))
+
+    @torch.no_grad()
+    def mismatched(self, batch: Batch) -> Tensor:
+        """The mean reward of the images of all processes, each with the caption of the one before."""
+        rolled, rank = dict(batch), self.accelerator.process_index
+        for name in batch.keys() & {"text", "pooled"}:
+            everyone = self.accelerator.gather(batch[name])
+            rolled[name] = everyone.roll(1, 0).chunk(self.accelerator.num_processes)[rank]
+        errors = self.accelerator.gather(torch.stack(self.errors(rolled), -1))
+        return reference_point(*errors.unbind(-1), clamp=False)
 
     def gather(self, inputs: LossInputs) -> LossInputs:
         """The inputs of all processes, without gradient."""

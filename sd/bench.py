@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sd import models
 from sd.config import Config
-from sd.feedback.cache import Cache
 from sd.feedback.index import Row
 from sd.trainer import Trainer, make_accelerator
 from toy.errors import InputError
@@ -85,26 +84,30 @@ def make_unet(size: str) -> UNet2DConditionModel:
 
 
 class MadeUp:
-    """An index of random examples."""
+    """A cache of random examples, and their index."""
 
-    pairs, images, liked, captions, lowest = False, 64, 32, 8, None
+    pairs, images, liked, captions = False, 64, 32, 8
 
-    def image(self, i: int) -> Row:
-        return Row("", 1 + i % (self.captions - 1), int(i < self.liked), None, i)
+    def __init__(self, unet: UNet2DConditionModel):
+        rng, side = np.random.default_rng(0), unet.config.sample_size
+        self.index, self.pixels, self.shape = self, 8 * side, (unet.config.in_channels, side, side)
+        self.unreadable = np.zeros(self.images, bool)
+        self.latents = rng.standard_normal((self.images, *self.shape), np.float32)
+        self.condition = {"text": rng.standard_normal((TOKENS, unet.config.cross_attention_dim), np.float32)}
+        if unet.config.addition_embed_type:
+            self.condition["pooled"] = rng.standard_normal(1280, np.float32)
 
+    def image(self, number: int) -> Row:
+        return Row("", 1, int(number < self.liked), None, number)
 
-def made_up_cache(unet: UNet2DConditionModel) -> Cache:
-    rng, side, index = np.random.default_rng(0), unet.config.sample_size, MadeUp()
+    def latent(self, number: int, mirrored: bool, noise: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        return self.latents[number], [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32).astype(np.float16)
+    def caption(self, number: int, desirable: int) -> str:
+        return ""
 
-    images = {"latents": abs(normal(index.images, 1, 2 * unet.config.in_channels, side, side))}
-    images |= {"sizes": np.full((index.images, 6), 8 * side), "unreadable": np.zeros(index.images, bool)}
-    texts = {"text": normal(index.captions, 1, TOKENS, unet.config.cross_attention_dim)}
-    if unet.config.addition_embed_type:
-        texts["pooled"] = normal(index.captions, 1, 1280)
-    return Cache(Path(), index, 8 * side, (unet.config.in_channels, side, side), images, texts)
+    def text(self, caption: str) -> dict[str, np.ndarray]:
+        return self.condition
 
 
 def forward_flop(size: str) -> int:
@@ -147,7 +150,7 @@ def measure(size: str, config: Config, seconds: float) -> tuple[float, float, fl
     unet = make_unet(size)
     kind = "v_prediction" if size == "sd21" else "epsilon"
     pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
-    trainer = Trainer(config, make_accelerator(config), pipeline, made_up_cache(unet), {})
+    trainer = Trainer(config, make_accelerator(config), pipeline, MadeUp(unet), {})
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     steps = trainer.steps()

@@ -18,8 +18,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep:
     """Write folder/step-N, then remove all but the last `keep` checkpoints."""
 
     def write(temporary: Path) -> None:
-        plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(plain, temporary / "tensors.safetensors")
+        save_file(tensors, temporary / "tensors.safetensors")
         (temporary / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
         for path in temporary.iterdir():
             with open(path, "rb") as file:

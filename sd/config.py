@@ -2,7 +2,7 @@
 
 import argparse
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,11 +13,13 @@ RECIPES = Path(__file__).parent / "configs"
 RECIPE_NAMES = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHOICES = {
-    "reference_point": ("batch", "none"),
+    "reference_point": ("batch", "mismatched", "none"),
+    "sizes": ("own", "fixed"),
+    "device": ("auto", "cpu"),
     "intersections": ("liked", "disliked", "left_out"),
     "crop": ("center", "random"),
     "tune": ("full", "lora"),
-    "optimizer": ("adamw", "adamw8bit"),
+    "optimizer": ("adamw", "adamw8bit", "adafactor"),
     "precision": PRECISIONS,
 }
 
@@ -45,7 +47,10 @@ class Config:
         5000.0, "strength of the reward; choose it so that the logged spread, beta * std(g), is about 1"
     )
     gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones")
-    reference_point: str = setting("batch", "batch: the mean reward of the batch over all processes; or none")
+    reference_point: str = setting(
+        "batch",
+        "mean reward of: the batch of all processes; the same images with mismatched captions; or none",
+    )
     weight_desirable: float = setting(1.0, "weight of desirable examples (lambda_d)", low=0)
     weight_undesirable: float = setting(1.0, "weight of undesirable examples (lambda_u)", low=0)
     inversion_steps: int = setting(9, "for smpo: strides of the inversion, two model calls each", low=1)
@@ -54,6 +59,7 @@ class Config:
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
     resolution: int = setting(0, "side of an image in pixels (0: the model's own)")
     crop: str = setting("center", "center, or random (needs --no-cached)")
+    sizes: str = setting("own", "for SDXL, condition on each image's own size and crop, or on a fixed size")
     flip: bool = setting(False, "mirror half of the images")
     cached: bool = setting(True, "encode images and captions once, before training")
     skip_unreadable: bool = setting(False, "leave out unreadable images and their pairs instead of stopping")
@@ -64,17 +70,25 @@ class Config:
     tune: str = setting("full", "full: all weights of the UNet; lora: adapters on its attention", "training")
     lora_rank: int = setting(8, "rank of the adapters", low=1)
     steps: int = setting(10_000, "optimizer steps", low=1)
-    batch: int = setting(2, "examples (images, or pairs) in a batch of one process", low=1)
-    accumulate: int = setting(1, "batches per optimizer step, each with its own reference point", low=1)
+    total_batch: int = setting(
+        0,
+        "examples (images, or pairs) of an optimizer step, over all processes; batch and accumulate follow",
+        low=0,
+    )
+    batch: int = setting(0, "examples in a batch of one process (0: what --total-batch leaves, or 2)", low=0)
+    accumulate: int = setting(
+        0, "batches per step, each with its own reference point (0: the same, or 1)", low=0
+    )
     lr: float = setting(1e-7, "learning rate")
     warmup: int = setting(1000, "steps over which the learning rate rises from 0; then it stays", low=0)
     weight_decay: float = setting(0.01, "weight decay of AdamW", low=0)
     clip: float = setting(1.0, "largest norm of the gradient")
     ema: float = setting(0.0, "decay of a running average of the weights, which is then saved (0: none)")
-    optimizer: str = setting("adamw", "adamw, or adamw8bit (needs bitsandbytes)")
+    optimizer: str = setting("adamw", "adamw, adamw8bit (needs bitsandbytes) or adafactor (less memory)")
     precision: str = setting(
         "bf16", "precision of the arithmetic: fp32, bf16 or fp16; trained weights are fp32"
     )
+    device: str = setting("auto", "auto: a GPU where there is one; or cpu, for a large model too")
     gradient_checkpointing: bool = setting(False, "less memory for a quarter more work")
     compile: bool = setting(False, "slow start, then faster steps; policy and reference differ by rounding")
 
@@ -125,6 +139,23 @@ class Config:
         if self.objective in OBJECTIVES and not OBJECTIVES[self.objective].undesirable:
             settings["gamma"] = 1.0  # it draws desirable examples only
         return Run(**settings)
+
+    def shared_by(self, processes: int) -> "Config":
+        """These settings with the batch and accumulate that so many processes need for the total batch.
+        Raises InputError if there are none."""
+        total, batch, accumulate = self.total_batch, self.batch, self.accumulate
+        if not total:
+            batch, accumulate = batch or 2, accumulate or 1
+        elif batch:
+            accumulate = accumulate or total // (batch * processes)
+        else:
+            accumulate = accumulate or 1
+            batch = total // (accumulate * processes)
+        product = batch * accumulate * processes
+        if total and product != total:
+            text = f"--total-batch {total} is not {processes} processes x --batch {batch} x --accumulate"
+            raise InputError(f"{text} {accumulate}; change one of them")
+        return replace(self, total_batch=product, batch=batch, accumulate=accumulate)
 
     @property
     def pairs(self) -> bool:

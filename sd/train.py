@@ -26,12 +26,10 @@ def run(config: Config) -> list[Path]:
     """Train with progress, a log, pictures and advice, and write the weights. Returns the files written."""
     for warning in check_utility(config.run.utility, config.utility) if is_main_process() else ():
         print(f"warning: {warning}")
-    states = trainer.train(config)
+    states = trainer.train(config, tell=print)
     live = next(states).trainer
     main = live.accelerator.is_main_process
     log = live.out / "log.jsonl"
-    for note in live.notes:
-        print(f"data: {note}")
     if main:
         if live.step == config.steps:
             print(f"all {live.step} steps are done; raise --steps for more")

@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -14,11 +15,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors import SafetensorError
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
+from transformers import Adafactor
 
 from sd import checkpoints, models
 from sd.align import Aligner, summarise
@@ -33,9 +36,11 @@ from toy.objectives import LossInputs
 
 # settings that may differ when a run resumes: they do not change its numbers (compile: only by rounding)
 MAY_CHANGE_ON_RESUME = (
-    "model", "data", "out", "cache", "steps", "batch", "workers", "gradient_checkpointing", "compile",
-    "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts"
+    "model", "data", "out", "cache", "steps", "total_batch", "batch", "workers", "device", "compile",
+    "gradient_checkpointing", "log_every", "save_every", "keep", "tracker", "validate_every",
+    "validation_prompts"
 )  # fmt: skip
+LARGE = 100_000_000  # weights of a model that one does not train on a CPU by accident
 
 
 @dataclass
@@ -69,7 +74,8 @@ class Trainer:
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(config, self.weights))
         self.ema = [w.detach().clone() for w in self.weights] if config.ema else []
         self.step = 0
-        self.notes: list[str] = []  # what a person should know about the data
+        self.writer = ThreadPoolExecutor(1)  # writes checkpoints beside training
+        self.writing: Future | None = None
 
     def batches(self) -> Iterator[dict]:
         """The batches of the remaining steps, prepared in advance by worker processes."""
@@ -123,6 +129,7 @@ class Trainer:
             yield State(self.step, metrics, self)
             if save_due:  # after the caller has logged the step, so that a resumed log lacks no row
                 self.save()
+        self.finish_writing()
 
     def not_finite(self, step: int) -> InputError:
         last = checkpoints.latest(self.checkpoints) or "none"
@@ -130,16 +137,27 @@ class Trainer:
         return InputError(f"the loss is not finite at step {step}: {advice}; last checkpoint: {last}")
 
     def save(self) -> None:
-        """Write a checkpoint with everything that the next step depends on."""
+        """Write a checkpoint with everything that the next step depends on, beside the next steps."""
+        if not get_total_norm(self.weights).isfinite():
+            raise self.not_finite(self.step)
+        self.finish_writing()
+        if not self.accelerator.is_main_process:
+            return
         tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
         tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema, strict=False)}
         tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
+        tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
         state = {"settings": self.settings}
         if self.accelerator.scaler:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        if self.accelerator.is_main_process:
-            checkpoints.save(self.checkpoints, self.step, tensors, state, self.config.keep)
-        self.accelerator.wait_for_everyone()
+        arguments = self.checkpoints, self.step, tensors, state, self.config.keep
+        self.writing = self.writer.submit(checkpoints.save, *arguments)
+
+    def finish_writing(self) -> None:
+        """Wait for the last checkpoint. Raises InputError if it could not be written."""
+        if self.writing:
+            self.writing.result()
+            self.writing = None
 
     @torch.no_grad()
     def resume(self) -> None:
@@ -203,6 +221,8 @@ def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
     options = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(weights, fused=True, **options)
+    if config.optimizer == "adafactor":  # with a rate of its own, as in the published scripts
+        return Adafactor(weights, scale_parameter=False, relative_step=False, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
@@ -220,7 +240,8 @@ def settings(config: Config, processes: int) -> dict:
 
 def make_accelerator(config: Config) -> Accelerator:
     """The accelerator of a run. Raises InputError for a precision or a tracker that is not available."""
-    if config.precision == "fp16" and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available() and config.device != "cpu"
+    if config.precision == "fp16" and not gpu:
         raise InputError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
     trackers = [str(tracker) for tracker in get_available_trackers()]
     if config.tracker and config.tracker not in trackers:
@@ -228,17 +249,22 @@ def make_accelerator(config: Config) -> Accelerator:
         raise InputError(f"--tracker {config.tracker} is unknown or not installed; available: {names}")
     AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
     precision = "no" if config.precision == "fp32" else config.precision
-    options = {"log_with": config.tracker or None, "project_dir": config.out}
-    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(hours=12))]  # encoding is slow
+    options = {"log_with": config.tracker or None, "project_dir": config.out, "cpu": not gpu}
+    options["kwargs_handlers"] = [
+        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # encoding is slow
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
+    ]
     try:
         return Accelerator(mixed_precision=precision, **options)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
 
 
-def train(config: Config) -> Iterator[State]:
-    """A whole run, from its last checkpoint if there is one. The last state's trainer has the result."""
+def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, cache.Cache]:
+    """Everything a run starts from: its settings with the batch of each process, the devices, the model, and
+    the data with what was encoded before. Raises InputError for settings that do not fit the rest."""
     accelerator = make_accelerator(config)
+    config = config.shared_by(accelerator.num_processes)
     if result_folder(config).resolve() == Path(config.model).resolve():
         raise InputError(f"--out {config.out} would put the result where --model is; choose another --out")
     output_folder(config.out)
@@ -246,20 +272,62 @@ def train(config: Config) -> Iterator[State]:
     pipeline = models.load(config.model)
     if config.eps_weighting and not models.predicts_velocity(pipeline):
         raise InputError("--eps-weighting is for models that predict v; this one predicts eps")
-    folder = output_folder(Path(config.cache or csv.parent / "cache") / csv.stem, "--cache")
+    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
+    if weights > LARGE and accelerator.device.type == "cpu" and config.device != "cpu":
+        text = f"this model has {weights / 1e6:.0f} million weights, and PyTorch sees no GPU"
+        if torch.version.cuda:
+            text += f" (it is built for CUDA {torch.version.cuda}; the driver may be too old)"
+        raise InputError(f"{text}; add --device cpu to train it on the CPU, slowly")
+    folder = output_folder(config.cache or csv.parent / "cache", "--cache")
     with accelerator.main_process_first():
-        index = open_index(csv, folder, config.intersections)
+        index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)
     check.refuse_missing(index, config, accelerator.num_processes)
     models.move_encoders(pipeline, accelerator.device)
-    examples = cache.build(config, pipeline, index, folder, accelerator)
-    check.refuse_unusable(examples, config)
+    with accelerator.main_process_first():
+        examples = cache.Cache(config, pipeline, index, folder)
+    examples.find(accelerator.num_processes)
+    return config, accelerator, pipeline, examples
+
+
+def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) -> list[str]:
+    """Where a run works and what it has to do, in lines. Raises InputError if the disk is too small."""
+    device, processes = accelerator.device, accelerator.num_processes
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    )
+    step = f"{config.total_batch} {'pairs' if config.pairs else 'images'}"
+    if processes > 1:
+        step += f", {config.batch} on each of {processes} processes"
+    if config.accumulate > 1:
+        step += f", in {config.accumulate} batches"
+    lines = [f"{device.type} ({name}), {config.precision}, {config.tune}; {config.steps} steps of {step}"]
+    if config.cached:
+        images, captions = len(examples.lacking), len(examples.find_captions())
+        size = examples.bytes(images, captions)
+        examples.images.refuse_too_large(size)
+        text = f"{images} images and {captions} captions to encode, {size / 1e9:.1f} GB"
+        lines.append(f"{text}, into {examples.images.folder.parent}")
+    return lines
+
+
+def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> Iterator[State]:
+    """A whole run, from its last checkpoint if there is one. The last state's trainer has the result. What a
+    person should know, the main process tells line by line."""
+    config, accelerator, pipeline, examples = open_run(config)
+    lines = announce(config, accelerator, examples)
+    for line in lines if accelerator.is_main_process else ():
+        tell(line)
+    examples.encode(pipeline, accelerator)
     if config.cached:  # from here on, only pictures need the encoders
         models.move_encoders(pipeline, "cpu")
     identity = settings(config, accelerator.num_processes)
-    identity |= {"digest of the data": index.digest[:8], "digest of the model": models.digest(pipeline.unet)}
+    identity |= {
+        "digest of the data": examples.index.digest[:8],
+        "digest of the model": models.digest(pipeline.unet),
+    }
     trainer = Trainer(config, accelerator, pipeline, examples, identity)
-    if accelerator.is_main_process:
-        trainer.notes = check.report(examples, pipeline)
+    for line in check.report(examples, pipeline) if accelerator.is_main_process else ():
+        tell(f"data: {line}")
     trainer.resume()
     yield State(trainer.step, None, trainer)
     yield from trainer.steps()

@@ -7,7 +7,8 @@ from accelerate import Accelerator
 
 from sd import models
 from sd.feedback import cache
-from sd.feedback.batches import Batches, draws
+from sd.feedback.batches import Batches
+from sd.feedback.draws import choose, draws
 from sd.feedback.index import open_index
 from sd.tiny.runs import PIPELINE
 
@@ -20,9 +21,11 @@ def pipeline():
 @pytest.fixture
 def batches(config, pipeline, red, tmp_path):
     def make(process=0, **changes):
-        settings = config(**changes)
+        settings = config(**{"steps": 100} | changes).shared_by(1)
         index = open_index(red / ("pairs.csv" if settings.pairs else "feedback.csv"), tmp_path)
-        examples = cache.build(settings, pipeline, index, tmp_path, Accelerator())
+        examples = cache.Cache(settings, pipeline, index, tmp_path)
+        examples.find(2)
+        examples.encode(pipeline, Accelerator())
         return Batches(examples, settings, 1000, process)
 
     return make
@@ -47,25 +50,32 @@ def test_numbers_depend_on_seed_step_and_slot(batches):
 
 
 def test_noise_is_normal_and_timesteps_are_uniform(batches):
-    many = [batches()[k] for k in range(100)]
+    examples = batches()
+    many = [examples[k] for k in range(100)]
     eps = torch.cat([b["eps"] for b in many])
     assert abs(eps.mean()) < 0.01 and abs(eps.std() - 1) < 0.01
     t = torch.cat([b["t"] for b in many]).float()
     assert t.min() >= 0 and t.max() < 1000 and abs(t.mean() - 499.5) < 60
 
 
+def chosen(examples, step):
+    """The number of the first image of an example."""
+    cache = examples.cache
+    return choose(examples.config, cache.index, cache.unreadable, draws(0, step, 0))[0][0]
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.2, 0.8, 1.0])
 def test_desirable_with_probability_gamma_and_uniform_within_a_class(batches, gamma):
     examples = batches(gamma=gamma)
     n = 3000
-    numbers = [examples._choose(draws(0, step, 0))[0] for step in range(n)]
+    numbers = [chosen(examples, step) for step in range(n)]
     liked = np.array(numbers) < 24
     assert abs(liked.mean() - gamma) < 4 * max(0.001, (gamma * (1 - gamma) / n) ** 0.5)
-    for chosen in (np.array(numbers)[liked], np.array(numbers)[~liked] - 24):
-        if len(chosen):
-            expected = len(chosen) / 24
+    for images in (np.array(numbers)[liked], np.array(numbers)[~liked] - 24):
+        if len(images):
+            expected = len(images) / 24
             assert (
-                (np.bincount(chosen, minlength=24) - expected) ** 2 / expected
+                (np.bincount(images, minlength=24) - expected) ** 2 / expected
             ).sum() < 50  # chi2(23), p = 1e-3
 
 
@@ -80,18 +90,18 @@ def test_pairs_are_winners_then_losers_with_t_noise_and_caption_in_common(batche
 
 def test_captions_are_dropped_with_the_given_probability(batches):
     examples = batches(prompt_dropout=0.2)
-    empty = torch.from_numpy(examples.cache.texts["text"][0, 0].astype(np.float32))
-    dropped = [torch.equal(text, empty) for k in range(150) for text in examples[k]["text"]]
+    empty = torch.from_numpy(examples.cache.text("")["text"])
+    dropped = [torch.equal(text, empty) for k in range(100) for text in examples[k]["text"]]
     assert abs(np.mean(dropped) - 0.2) < 0.06
 
 
 def test_csft_says_good_and_bad(batches):
     examples = batches(objective="csft", prompt_dropout=0.0, batch=1)
+    cache = examples.cache
     for k in range(8):
-        [image], texts = examples.example(k, 0), examples.cache.texts["text"]
-        assert any(
-            np.array_equal(image["text"], texts[c, int(image["desirable"])]) for c in range(1, len(texts))
-        )
+        [image], row = examples.example(k, 0), cache.index.image(chosen(examples, k))
+        text = cache.text(cache.caption(row.caption, row.desirable))["text"]
+        assert np.array_equal(image["text"], text) and image["desirable"] == row.desirable
 
 
 def test_without_a_cache_the_same_example_comes_as_pixels(batches, pipeline):
@@ -106,11 +116,13 @@ def test_without_a_cache_the_same_example_comes_as_pixels(batches, pipeline):
 
 def test_unreadable_images_are_never_drawn(batches):
     examples = batches(gamma=0.5)
-    bad = np.zeros(48, bool)
-    bad[[0, 5, 30]] = True
-    examples.cache.images["unreadable"] = bad
-    assert not {examples._choose(draws(0, k, 0))[0] for k in range(2000)} & {0, 5, 30}
+    examples.cache.unreadable[[0, 5, 30]] = True
+    assert not {chosen(examples, k) for k in range(2000)} & {0, 5, 30}
     pairs = batches(objective="diffusion_dpo")
-    pairs.cache.images["unreadable"] = bad
-    firsts = {pairs._choose(draws(0, k, 0))[0] for k in range(2000)}
+    pairs.cache.unreadable[[0, 5, 30]] = True
+    firsts = {chosen(pairs, k) for k in range(2000)}
     assert not firsts & {0, 4, 30} and len(firsts) == 21
+
+
+def test_a_fixed_size_is_the_same_for_every_image(batches):
+    assert set(map(tuple, batches(sizes="fixed")[0]["sizes"].tolist())) == {(32, 32, 0, 0, 32, 32)}

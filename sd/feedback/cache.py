@@ -1,12 +1,11 @@
-"""Images and captions, encoded once and kept on disk.
+"""The images and captions that a run draws, encoded once and kept on disk.
 
-Their arrays are memory-mapped, so that memory does not grow with the data.
+Images are found by file name, size and time, captions by their text. So the CSVs of a folder and all
+objectives share what is encoded, and only what is new or was replaced is encoded later.
 """
 
-import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,74 +13,200 @@ import torch
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from sd import models
 from sd.config import Config
+from sd.feedback.draws import find_drawn
 from sd.feedback.images import UNREADABLE, read_image
 from sd.feedback.index import Index
-from sd.feedback.store import Arrays, Chunks, fill
+from sd.feedback.store import Rows, Store, key
 from toy.errors import InputError
+from toy.files import save_json
+
+PROBE = 16  # images that decide whether the deviation of latents is stored
+MOST = 64  # images encoded together; fewer if they are large
+CAPTIONS = 32  # encoded together
 
 
-@dataclass
 class Cache:
-    """The encoded images and captions of an index; with --no-cached, only the checks of the images."""
+    """What a run draws, and where it is encoded: (numbers of) images, and captions. With --no-cached, images
+    are only checked, and captions left alone."""
 
-    folder: Path  # of the arrays in `images`
-    index: Index
-    pixels: int  # side of an image
-    shape: tuple[int, ...]  # (C, h, w) of its latents
-    images: Arrays
-    texts: Arrays
+    def __init__(self, config: Config, pipeline: DiffusionPipeline, index: Index, folder: Path):
+        self.config, self.index, self.pixels = config, index, resolution(config, pipeline)
+        side = self.pixels // vae_ratio(pipeline)
+        self.shape = (pipeline.vae.config.latent_channels, side, side)
+        vae, *encoders = map(models.digest, models.encoders(pipeline))
+        if config.cached:
+            name = f"images-{key(f'{vae} {self.pixels}'.encode()):016x}"
+            self.deviation = _needs_deviation(folder / name, pipeline, index, self.pixels)
+        else:
+            name, self.deviation = "checks", False
+        self.images = Store(folder / name)
+        self.texts = Store(folder / f"captions-{key(' '.join(encoders).encode()):016x}")
+        self.condition = {k: v[0].cpu() for k, v in models.encode_text(pipeline, [""]).items()}
+        self.keys = np.zeros((index.images, 2), np.int64)  # of images drawn plain and mirrored; 0: not drawn
+        self.unreadable = np.zeros(index.images, bool)
+        self.lacking = np.zeros((0, 3), np.int64)  # to be encoded: rows (key, number, mirrored)
 
-    def __getstate__(self) -> dict:
-        """For other processes: memory-mapped arrays travel as the names of their files."""
+    def latent(self, number: int, mirrored: bool, noise: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """x0 (C, h, w) of an image, sampled by this noise, and the image's six sizes."""
+        image = int(self.keys[number, int(mirrored)])
+        x0 = self.images.get("latents", image).astype(np.float32)
+        if self.deviation:
+            x0 += self.images.get("deviations", image).astype(np.float32) * noise
+        return x0, self.images.get("sizes", image).tolist()
 
-        def names(arrays: Arrays) -> dict:
-            return {name: getattr(array, "filename", array) for name, array in arrays.items()}
+    def caption(self, number: int, desirable: int) -> str:
+        """A caption with what the objective writes before it; the empty one, number 0, as it is."""
+        prefixes = self.config.run.needs.captions if number else ()
+        return (prefixes[desirable] if prefixes else "") + self.index.caption(number)
 
-        return vars(self) | {"images": names(self.images), "texts": names(self.texts)}
+    def text(self, caption: str) -> dict[str, np.ndarray]:
+        """A caption encoded: text (L, D), and for XL pooled (D2,)."""
+        place = key(caption.encode())
+        return {name: self.texts.get(name, place).astype(np.float32) for name in self.condition}
 
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        for arrays in (self.images, self.texts):
-            for name, array in arrays.items():
-                if not isinstance(array, np.ndarray):
-                    arrays[name] = np.load(array, mmap_mode="r")
+    def find(self, processes: int) -> None:
+        """Find the images that the run draws, and of them those that are not encoded yet."""
+        drawn = find_drawn(self.config, self.index, self.unreadable, processes)
+        if not self.config.cached:
+            drawn = np.stack([drawn.any(1), np.zeros(len(drawn), bool)], 1)
+        for number, mirrored in np.argwhere(drawn & (self.keys == 0)).tolist():
+            file = self.index.image(number).file
+            try:  # so that a replaced file is encoded anew
+                stat = (self.index.root / file).stat()
+                version = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:
+                version = "gone"
+            self.keys[number, mirrored] = key(f"{file}\0{version} {mirrored}".encode())
+        places = np.argwhere(drawn)
+        keys, first = np.unique(self.keys[drawn], return_index=True)
+        lacking = np.isin(keys, self.images.missing(keys))
+        self.lacking = np.column_stack([keys[lacking], places[first[lacking]]])
 
-    def usable(self, number: int) -> bool:
-        """Whether an image can be read; for one of a pair, whether both can."""
-        first, count = (number // 2 * 2, 2) if self.index.pairs else (number, 1)
-        return not self.images["unreadable"][first : first + count].any()
+    def find_captions(self) -> list[str]:
+        """The captions of the drawn images that are not encoded yet, and the empty one."""
+        rows = (self.index.image(number) for number in np.flatnonzero(self.keys.any(1)).tolist())
+        drawn = {(row.caption, row.desirable) for row in rows} | {(0, 0)}
+        by_key = {key(text.encode()): text for text in (self.caption(*pair) for pair in drawn)}
+        return [by_key[k] for k in self.texts.missing(np.array(list(by_key))).tolist()]
+
+    def bytes(self, images: int, captions: int) -> int:
+        """The disk space that so many encoded images and captions take."""
+        image = int(np.prod(self.shape)) * (2 + 2 * self.deviation) + 40
+        return images * image + captions * sum(2 * v.numel() for v in self.condition.values())
+
+    def encode(self, pipeline: DiffusionPipeline, accelerator: Accelerator) -> None:
+        """Encode what the run draws and nobody has encoded yet, each process a part. Images that cannot be
+        read are never drawn; raises InputError unless they may be left out and others remain."""
+        processes, main = accelerator.num_processes, accelerator.is_main_process
+        mine = slice(accelerator.process_index, None, processes)
+        while len(self.lacking):
+            accelerator.wait_for_everyone()  # so that all see the same files before anyone adds one
+            self.images.add(self._encode_images(pipeline, self.lacking[mine], main))
+            accelerator.wait_for_everyone()
+            self.images.scan()
+            failures = self.images.missing(self.lacking[:, 0])
+            self.unreadable |= np.isin(self.keys, failures).any(1)
+            self.keys[self.unreadable] = 0
+            self._refuse_unreadable()
+            self.lacking = self.lacking[:0]
+            if len(failures):  # other images are drawn in their place
+                self.find(processes)
+        if self.config.cached:
+            captions = self.find_captions()
+            accelerator.wait_for_everyone()
+            self.texts.add(_encode_captions(pipeline, captions[mine], main))
+            accelerator.wait_for_everyone()
+            self.texts.scan()
+
+    def find_opposites(self) -> list[tuple[str, str]]:
+        """Files that the run draws with the same content but opposite labels."""
+        drawn = np.flatnonzero(self.keys.any(1))
+        contents = self.images.column("contents", self.keys[drawn].max(1))
+        liked, disliked = drawn < self.index.liked, drawn >= self.index.liked
+        _, first, second = np.intersect1d(contents[liked], contents[disliked], return_indices=True)
+        pairs = zip(drawn[liked][first].tolist(), drawn[disliked][second].tolist(), strict=True)
+        return [tuple(sorted(self.index.image(number).file for number in pair)) for pair in pairs]
+
+    def _encode_images(self, pipeline: DiffusionPipeline, images: np.ndarray, show: bool) -> Iterator[Rows]:
+        chunk = min(MOST, max(1, 2**21 // self.pixels**2))
+        parts = [images[k : k + chunk] for k in range(0, len(images), chunk)]
+        files = _Files(self.index, self.pixels, parts)
+        loader = DataLoader(files, None, num_workers=self.config.workers if len(parts) > 1 else 0)
+        about = "encoding images" if self.config.cached else "checking images"
+        for part in filter(None, tqdm(loader, about, disable=not show)):
+            keys, contents, sizes, pixels = zip(*part, strict=True)
+            rows = {"keys": np.array(keys), "contents": np.array(contents)}
+            if self.config.cached:
+                moments = models.encode_images(pipeline, torch.stack(pixels).to(pipeline.vae.device))
+                mean, deviation = (part.half().cpu().numpy() for part in moments.chunk(2, 1))
+                rows |= {"latents": mean, "sizes": np.array(sizes, np.int32)}
+                rows |= {"deviations": deviation} if self.deviation else {}
+            yield rows
+
+    def _refuse_unreadable(self) -> None:
+        bad = np.flatnonzero(self.unreadable)
+        if len(bad) and not self.config.skip_unreadable:
+            text = f"{len(bad)} images cannot be read: {self.index.names(bad)}"
+            raise InputError(f"{text}; replace them, or add --skip-unreadable")
+        if self.index.pairs:
+            kind, groups = "pair", [self.unreadable[::2] | self.unreadable[1::2]]
+        else:
+            kind, groups = "image of one class", np.split(self.unreadable, [self.index.liked])
+        if any(len(group) and group.all() for group in groups):
+            raise InputError(f"no {kind} in {self.index.source} can be read")
 
 
-def build(
-    config: Config, pipeline: DiffusionPipeline, index: Index, folder: Path, accelerator: Accelerator
-) -> Cache:
-    """Check every image and, unless --no-cached, encode images and captions. What an earlier run encoded with
-    the same model, data and settings is used again."""
-    size, ratio = resolution(config, pipeline), vae_ratio(pipeline)
-    shape = (pipeline.vae.config.latent_channels, size // ratio, size // ratio)
-    place = folder / ("images" if config.cached else "checks")
-    about = {"data": index.digest, "resolution": size, "flip": config.flip}
-    arrays = {"unreadable": ((index.images,), "bool"), "digest": ((index.images,), "S16")}
-    if config.cached:
-        about["model"] = models.digest(pipeline.vae)
-        moments = (index.images, 1 + config.flip, 2 * shape[0], *shape[1:])
-        arrays |= {"latents": (moments, "float16"), "sizes": ((index.images, 6), "int32")}
-    chunk = min(64, max(1, 2**21 // size**2))  # the larger the images, the fewer fit into memory
-    images = fill(place, about, arrays, chunk, partial(_images, config, pipeline, index, size), accelerator)
-    if not config.cached:
-        return Cache(place, index, size, shape, images, {})
+class _Files(Dataset):
+    """Images decoded in worker processes, a part at a time."""
 
-    prefixes = config.run.needs.captions or ("",)
-    encoders = [models.digest(encoder) for encoder in models.encoders(pipeline)[1:]]
-    about = {"data": index.digest, "model": encoders}
-    example = {k: v[0] for k, v in models.encode_text(pipeline, [""]).items()}
-    arrays = {k: ((index.captions, len(prefixes), *v.shape), "float16") for k, v in example.items()}
-    folder /= "captions-csft" if len(prefixes) > 1 else "captions"
-    texts = fill(folder, about, arrays, 32, partial(_captions, pipeline, index, prefixes), accelerator)
-    return Cache(place, index, size, shape, images, texts)
+    def __init__(self, index: Index, size: int, parts: list[np.ndarray]):
+        self.index, self.size, self.parts = index, size, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, k: int) -> list[tuple]:
+        """(key, digest of the file, sizes, pixels) of each image that can be read."""
+        images = []
+        for place, number, mirrored in self.parts[k].tolist():
+            path = self.index.root / self.index.image(number).file
+            try:
+                pixels, sizes = read_image(path, self.size, mirror=bool(mirrored))
+                images.append((place, key(path.read_bytes()), sizes, pixels))
+            except UNREADABLE:
+                continue
+        return images
+
+
+def _encode_captions(pipeline: DiffusionPipeline, captions: list[str], show: bool) -> Iterator[Rows]:
+    for first in tqdm(range(0, len(captions), CAPTIONS), "encoding captions", disable=not show):
+        part = captions[first : first + CAPTIONS]
+        rows = {k: v.half().cpu().numpy() for k, v in models.encode_text(pipeline, part).items()}
+        yield rows | {"keys": np.array([key(caption.encode()) for caption in part])}
+
+
+def _needs_deviation(folder: Path, pipeline: DiffusionPipeline, index: Index, size: int) -> bool:
+    """Whether latents are stored with their deviation. It is left out where storing the mean in half
+    precision loses more than it amounts to, judged by the first images of the data."""
+    about = folder / "about.json"
+    try:
+        return bool(json.loads(about.read_text())["deviation"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing is encoded yet
+    numbers = np.column_stack([np.zeros((PROBE, 1), int), np.arange(PROBE), np.zeros((PROBE, 1), int)])
+    images = _Files(index, size, [numbers[: index.images]])[0]
+    needed = True
+    if images:
+        pixels = torch.stack([pixels for *_, pixels in images]).to(pipeline.vae.device)
+        mean, deviation = models.encode_images(pipeline, pixels).chunk(2, 1)
+        needed = bool(deviation.square().mean() > (mean.half() - mean).square().mean())
+    folder.mkdir(parents=True, exist_ok=True)
+    save_json(about, {"vae": models.digest(pipeline.vae), "resolution": size, "deviation": needed})
+    return needed
 
 
 def vae_ratio(pipeline: DiffusionPipeline) -> int:
@@ -95,50 +220,3 @@ def resolution(config: Config, pipeline: DiffusionPipeline) -> int:
     if config.resolution % step or config.resolution < 0:
         raise InputError(f"--resolution must be a multiple of {step} for this model, not {config.resolution}")
     return config.resolution or pipeline.unet.config.sample_size * vae_ratio(pipeline)
-
-
-class _Files(Dataset):
-    """Images of an index, decoded in worker processes a chunk at a time."""
-
-    def __init__(self, index: Index, size: int, chunks: Chunks):
-        self.index, self.size, self.chunks = index, size, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, k: int) -> list[tuple | None]:
-        """(pixels, sizes, digest) of each image of a chunk, or None for one that cannot be read."""
-        images = []
-        for number in self.chunks[k]:
-            path = self.index.root / self.index.image(number).file
-            try:
-                content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-                images.append((*read_image(path, self.size), content))
-            except UNREADABLE:
-                images.append(None)
-        return images
-
-
-def _images(
-    config: Config, pipeline: DiffusionPipeline, index: Index, size: int, chunks: Chunks
-) -> Iterator[Arrays]:
-    blank = torch.zeros(3, size, size), [0] * 6, ""
-    for images in DataLoader(_Files(index, size, chunks), None, num_workers=config.workers):
-        pixels, sizes, digests = zip(*(image or blank for image in images), strict=True)
-        unreadable = [image is None for image in images]
-        values = {"unreadable": np.array(unreadable), "digest": np.array(digests, "S16")}
-        if config.cached:
-            pixels = torch.stack(pixels).to(pipeline.vae.device)
-            views = [pixels, pixels.flip(-1)] if config.flip else [pixels]
-            latents = [models.encode_images(pipeline, view).cpu() for view in views]
-            values |= {"latents": torch.stack(latents, 1).numpy(), "sizes": np.array(sizes)}
-        yield values
-
-
-def _captions(
-    pipeline: DiffusionPipeline, index: Index, prefixes: tuple[str, ...], chunks: Chunks
-) -> Iterator[Arrays]:
-    for numbers in chunks:
-        texts = [prefix + text if text else "" for text in map(index.caption, numbers) for prefix in prefixes]
-        condition = models.encode_text(pipeline, texts)
-        yield {k: v.unflatten(0, (-1, len(prefixes))).cpu().numpy() for k, v in condition.items()}

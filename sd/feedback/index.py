@@ -10,7 +10,7 @@ ones first; in an index of pairs, the winner of pair k has the number 2k, and it
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -87,16 +87,10 @@ class Index:
         """A reward model's score, min-max normalised over the whole data set (Lu et al. 2025)."""
         return (score - self.lowest) / max(self.highest - self.lowest, 1e-12)
 
-    def find_opposites(self, digests: Iterable[bytes]) -> list[tuple[str, str]]:
-        """Files with the same content but opposite labels, from a digest of every image (b"" for none)."""
-        with closing(sqlite3.connect("")) as scratch:  # a temporary file
-            scratch.execute("ATTACH ? AS index_file", (str(self.path),))
-            scratch.execute("CREATE TABLE contents (digest BLOB)")
-            scratch.executemany("INSERT INTO contents VALUES (?)", ((bytes(digest),) for digest in digests))
-            query = """SELECT min(file), max(file)
-                FROM contents JOIN index_file.images ON contents.rowid = images.rowid
-                WHERE digest != x'' GROUP BY digest HAVING min(desirable) < max(desirable)"""
-            return scratch.execute(query).fetchall()
+    def names(self, numbers: Sequence[int]) -> str:
+        """The first 20 of some images, with the rows of the CSV."""
+        rows = [self.image(int(number)) for number in numbers[:20]]
+        return ", ".join(f"{r.file} (row {r.line})" for r in rows) + (", ..." if len(numbers) > 20 else "")
 
 
 def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:

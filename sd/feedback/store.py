@@ -1,111 +1,98 @@
-"""Arrays on disk, filled by any number of processes. Interrupted work can be resumed."""
+"""Encoded examples on disk, in files that never change.
 
-import json
-import os
+A file is complete or absent, and its name follows from its content. So any number of processes, machines and
+runs may add to one folder, an interrupted run resumes, and what one run has encoded serves every other.
+"""
+
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from accelerate import Accelerator
-from tqdm import tqdm
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from toy.errors import InputError
-from toy.files import save_folder, save_json
+from toy.files import output_folder, save_atomically
 
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass
-class Chunks:
-    """The numbers below `count` in chunks of `size`, of which only those in `todo` are left to do."""
-
-    todo: np.ndarray
-    size: int
-    count: int
-
-    def __len__(self) -> int:
-        return len(self.todo)
-
-    def __getitem__(self, k: int) -> range:
-        first = int(self.todo[k]) * self.size
-        return range(first, min(self.count, first + self.size))
+ROWS = 256  # of a file: what an interruption loses at most
+Rows = dict[str, np.ndarray]  # "keys" (n,), and tensors (n, ...) by name
 
 
-def fill(
-    folder: Path,
-    about: dict,
-    arrays: dict[str, tuple],
-    size: int,
-    encode: Callable[[Chunks], Iterator[Arrays]],
-    accelerator: Accelerator,
-) -> Arrays:
-    """The arrays {name: (shape, dtype)} of a folder, filled in chunks of `size` by the processes of the first
-    machine: several machines must not write to one array on a shared disk."""
-    count = next(iter(arrays.values()))[0][0]
-    kinds = arrays | {"done": ((-(-count // size),), "bool")}
-    about = json.loads(json.dumps(about | {"arrays": kinds}))
-    if accelerator.is_main_process:
-        _create(folder, about, kinds)
-    accelerator.wait_for_everyone()
-    files = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in kinds}
-    todo = np.flatnonzero(~files["done"])
-    if "unreadable" in arrays:  # such images may have been replaced in the meantime
-        todo = np.union1d(todo, np.flatnonzero(files["unreadable"]) // size)
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    mine = todo[accelerator.process_index :: processes] if accelerator.process_index < processes else todo[:0]
-    chunks = Chunks(mine, size, count)
-    accelerator.wait_for_everyone()  # so that all read the same list before anyone shortens it
-    if len(todo):
-        for old in folder.glob("report-*.json"):
-            old.unlink(missing_ok=True)
-    if len(chunks):
-        for k, values in enumerate(tqdm(encode(chunks), f"encoding {folder.name}", len(chunks))):
-            for name, value in values.items():
-                files[name][chunks[k].start : chunks[k].stop] = value
-            if (k + 1) % 100 == 0 or k + 1 == len(chunks):  # done means that they are on disk
-                for array in files.values():
-                    array.flush()
-                files["done"][mine[: k + 1]] = True
-                files["done"].flush()
-    accelerator.wait_for_everyone()
-    result = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in kinds}
-    if json.loads((folder / "about.json").read_text()) != about or not result.pop("done").all():
-        raise InputError(f"another run is writing to {folder}: give this one a --cache of its own")
-    return result
+def key(content: bytes) -> int:
+    """The number by which an example is found: of 63 bits, and never 0."""
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return int.from_bytes(digest, "big") % (2**63 - 1) + 1
 
 
-def _create(folder: Path, about: dict, arrays: dict) -> None:
-    """Make the arrays, of zeros, unless they exist and belong to the same model, data and settings."""
-    if folder.exists():
-        try:
-            theirs = json.loads((folder / "about.json").read_text())
-            other = [key for key in about if theirs.get(key) != about[key] and key != "arrays"]
-            if theirs == about:
-                for name in arrays:
-                    np.load(folder / f"{name}.npy", mmap_mode="r")  # fails if the file is damaged
-                return
-            reason = f"was made with other {' and '.join(other) or 'arrays'}"
-        except (OSError, ValueError):
-            reason = "is damaged"
-        print(f"{folder} {reason}: encoding anew")
-        shutil.rmtree(folder)
+class Store:
+    """The rows of a folder's files, by key. Each process opens the files for itself."""
 
-    def write(temporary: Path) -> None:
-        for name, (shape, kind) in arrays.items():
-            path = temporary / f"{name}.npy"
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is then an error now, not a crash later
-                with open(path, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, array.nbytes)
-        save_json(temporary / "about.json", about)
+    def __init__(self, folder: Path):
+        self.folder = output_folder(folder, "--cache")
+        self.scan()
 
-    try:
-        save_folder(folder, write, replace=False)
-    except OSError as error:
-        if (folder / "about.json").exists():  # another run was faster; its arrays will do
-            return
-        size = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values()) / 1e9
-        text = f"cannot make {size:.1f} GB in {folder}: {error.strerror}"
-        raise InputError(f"{text}; use another --cache or --no-cached") from error
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def scan(self) -> None:
+        """Find the files that are there by now. A damaged one is removed, to be encoded anew."""
+        self._files, keys = [], [np.zeros(0, np.int64)]
+        for path in sorted(self.folder.glob("[!.]*.safetensors")):
+            try:
+                file = safe_open(path, "np")
+                keys.append(file.get_tensor("keys"))
+                self._files.append(file)
+            except (OSError, SafetensorError):
+                print(f"{path} is damaged: encoding its examples anew")
+                path.unlink(missing_ok=True)
+        sizes = [len(part) for part in keys[1:]]
+        keys = np.concatenate(keys)
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._file = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[order]
+        self._row = np.concatenate([np.arange(size, dtype=np.int32) for size in [0, *sizes]])[order]
+
+    def missing(self, keys: np.ndarray) -> np.ndarray:
+        """Those of the keys that have no row, sorted, each once."""
+        return np.setdiff1d(keys, self._keys)
+
+    def get(self, name: str, key: int) -> np.ndarray:
+        """The row of a key, in the tensors of this name."""
+        place = np.searchsorted(self._keys, key)
+        return self._files[self._file[place]].get_slice(name)[int(self._row[place])]
+
+    def column(self, name: str, keys: np.ndarray) -> np.ndarray:
+        """The rows of many keys, in the tensors of this name."""
+        places = np.searchsorted(self._keys, keys)
+        columns = {f: self._files[f].get_tensor(name) for f in np.unique(self._file[places])}
+        rows = zip(self._file[places], self._row[places], strict=True)
+        return np.array([columns[file][row] for file, row in rows])
+
+    def add(self, parts: Iterable[Rows]) -> None:
+        """Write rows as they come, ROWS or a few more to a file. The next scan() finds them."""
+        waiting: list[Rows] = []
+        for part in parts:
+            waiting.append(part)
+            if sum(len(rows["keys"]) for rows in waiting) >= ROWS:
+                self._write(waiting)
+                waiting = []
+        if waiting:
+            self._write(waiting)
+
+    def _write(self, parts: list[Rows]) -> None:
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        content = save({name: np.ascontiguousarray(array) for name, array in rows.items()})
+        path = self.folder / f"{key(content):016x}.safetensors"
+        save_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+    def refuse_too_large(self, size: int) -> None:
+        """Raises InputError if so many bytes more do not fit on the disk."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            text = f"{self.folder} needs {size / 1e9:.1f} GB more, and its disk has {free / 1e9:.1f} GB left"
+            raise InputError(f"{text}; use another --cache or --no-cached")
