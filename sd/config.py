@@ -144,13 +144,13 @@ class Config:
         """These settings with the batch and accumulate that so many processes need for the total batch.
         Raises InputError if there are none."""
         total, batch, accumulate = self.total_batch, self.batch, self.accumulate
-        if not total:
-            batch, accumulate = batch or 2, accumulate or 1
-        elif batch:
+        if total and batch:
             accumulate = accumulate or total // (batch * processes)
-        else:
+        elif total:
             accumulate = accumulate or 1
             batch = total // (accumulate * processes)
+        else:
+            batch, accumulate = batch or 2, accumulate or 1
         product = batch * accumulate * processes
         if total and product != total:
             text = f"--total-batch {total} is not {processes} processes x --batch {batch} x --accumulate"

@@ -47,9 +47,46 @@ def test_recipes_load_and_fit_on_a_screen(recipe):
     assert len(recipe.read_text().splitlines()) <= 40
 
 
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*-*.toml")), ids=lambda path: path.stem)
+def test_every_value_of_a_recipe_says_where_it_is_from(recipe):
+    lines = [line for line in recipe.read_text().splitlines() if line.partition(" = ")[1]]
+    lines = [line for line in lines if not line.startswith(("#", "objective"))]
+    assert len(lines) == len(tomllib.loads(recipe.read_text())) - 1 > 10
+    for line in lines:
+        assert line.partition("  # ")[2].startswith(("paper", "script", "ours")), line
+
+
+@pytest.mark.parametrize(
+    "settings, processes, expected",
+    [
+        ({"total_batch": 8, "accumulate": 1}, 1, (8, 1)),
+        ({"total_batch": 8, "accumulate": 1}, 4, (2, 1)),
+        ({"total_batch": 2048, "batch": 4}, 16, (4, 32)),
+        ({"total_batch": 8, "batch": 4, "accumulate": 2}, 1, (4, 2)),
+        ({"total_batch": 8}, 2, (4, 1)),
+        ({"batch": 3}, 2, (3, 1)),
+        ({}, 1, (2, 1)),
+        ({"total_batch": 8, "batch": 3}, 1, None),
+        ({"total_batch": 8, "accumulate": 1}, 16, None),
+        ({"total_batch": 8, "batch": 4, "accumulate": 1}, 1, None),
+    ],
+)
+def test_the_batch_of_a_process_follows_from_the_total_batch(settings, processes, expected):
+    config = Config(model="m", data="d", out="o", **settings)
+    if expected is None:
+        with pytest.raises(InputError, match=r"--total-batch \d+ is not \d+ processes x --batch"):
+            config.shared_by(processes)
+    else:
+        shared = config.shared_by(processes)
+        assert (shared.batch, shared.accumulate) == expected
+        assert shared.total_batch == shared.batch * shared.accumulate * processes
+        assert shared.shared_by(processes) == shared
+
+
 def test_the_recipe_of_the_paper_says_what_the_paper_says():
     recipe = tomllib.loads((RECIPES / "diffusion-kto-sd15.toml").read_text())
     paper = {"beta": 5000, "gamma": 0.8, "lr": 1e-7, "warmup": 1000, "steps": 10000, "prompt_dropout": 0.2}
+    paper["total_batch"] = 8
     assert {k: recipe[k] for k in paper} == paper and recipe["utility"] == "kahneman_tversky"
 
 
