@@ -23,6 +23,10 @@ def parser() -> Parser:
     options["argument_default"] = argparse.SUPPRESS  # what is not given, the recipe says
     add_arguments(command("train", "sd.train:train", about, resumes=True, **options))
 
+    about = "say what such a training run will take, and whether it fits"
+    options["usage"] = "python -m sd plan [RECIPE] [--SETTING VALUE ...]"
+    add_arguments(command("plan", "sd.plan:plan", about, **options))
+
     sub = command("prepare", "sd.feedback.prepare:prepare", "turn Pick-a-Pic v2 into feedback", resumes=True)
     sub.add_argument("source", help="parquet file, or folder of parquet files or of a saved dataset")
     sub.add_argument("--out", **OUT, help="folder for images, pairs.csv and feedback.csv")
@@ -92,7 +96,7 @@ def parser() -> Parser:
     text = "size of the UNet: tiny, sd15, sd21 or sdxl (sd15; on a CPU, tiny)"
     sub.add_argument("--model", choices=("tiny", "sd15", "sd21", "sdxl"), help=text)
     sub.add_argument(
-        "--batch", type=number(0, 4096, int), default=32, metavar="N", help="images per step (32)"
+        "--batch", type=number(0, 4096, int), metavar="N", help="images per step (one that fits the model)"
     )
     sub.add_argument(
         "--precision", choices=PRECISIONS, help="precision of the arithmetic (bf16; on a CPU, fp32)"

@@ -16,12 +16,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd import models
 from sd.config import Config
 from sd.feedback.index import Row
+from sd.memory import POOLED, TOKENS
 from sd.trainer import Trainer, make_accelerator
 from toy.errors import InputError
 
@@ -42,13 +44,13 @@ SDXL = {
 }
 LINEAR = {"use_linear_projection": True}
 SIZES = {"tiny": None, "sd15": SD15, "sd21": SD21 | LINEAR, "sdxl": SDXL | LINEAR}
-TOKENS = 77  # of a caption
+BATCHES = {"tiny": 32, "sd15": 8, "sd21": 4, "sdxl": 2}  # that fit a card of 80 GB without checkpointing
 GPU = torch.cuda.is_available()
 
 
 def bench(
     model: str | None,
-    batch: int,
+    batch: int | None,
     precision: str | None,
     gradient_checkpointing: bool,
     compile: bool,
@@ -58,19 +60,25 @@ def bench(
     size, precision = model or ("sd15" if GPU else "tiny"), precision or ("bf16" if GPU else "fp32")
     if not GPU and SIZES[size]:
         raise InputError(f"--model {size} needs a GPU; on a CPU use --model tiny")
+    batch = batch or BATCHES[size]
     name = torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} CPU threads"
     print(f"{size}, batch {batch}, {precision}, torch {torch.__version__}, {name}")
     print(f"forward pass: {forward_flop(size) / 1e12:.4f} TFLOP per image")
     print(f"{'':18}{'images/s':>10}{'ms/step':>10}{'GB':>8}{'of matmul':>11}")
-    with tempfile.TemporaryDirectory() as out:
-        config = Config(
-            model="-", data="-", out=out, batch=batch, precision=precision, steps=10**9, save_every=10**9,
-            log_every=10**9, warmup=0, workers=4 if GPU else 0, gradient_checkpointing=gradient_checkpointing
-        )  # fmt: skip
-        for with_compile, tune in product([False, True] if compile else [False], ("full", "lora")):
-            rate, memory, share = measure(size, replace(config, tune=tune, compile=with_compile), seconds)
-            row = f"{tune}, compiled" if with_compile else tune
-            print(f"{row:18}{rate:10.1f}{1000 * batch / rate:10.1f}{memory:8.1f}{share:11.2f}")
+    config = Config(
+        model="-", data="-", out="-", batch=batch, accumulate=1, precision=precision, warmup=0,
+        workers=4 if GPU else 0, gradient_checkpointing=gradient_checkpointing
+    )  # fmt: skip
+    for with_compile, tune in product([False, True] if compile else [False], ("full", "lora")):
+        row = f"{tune}, compiled" if with_compile else tune
+        try:
+            rate, memory, share = measure_share(
+                size, replace(config, tune=tune, compile=with_compile), seconds
+            )
+        except torch.cuda.OutOfMemoryError:  # this row's failure is not the next one's
+            print(f"{row:18}  out of memory: try a smaller --batch, or --gradient-checkpointing")
+            continue
+        print(f"{row:18}{rate:10.1f}{1000 * batch / rate:10.1f}{memory:8.1f}{share:11.2f}")
     return []
 
 
@@ -86,19 +94,24 @@ def make_unet(size: str) -> UNet2DConditionModel:
 class MadeUp:
     """A cache of random examples, and their index."""
 
-    pairs, images, liked, captions = False, 64, 32, 8
+    images, liked = 64, 32
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel, config: Config):
         rng, side = np.random.default_rng(0), unet.config.sample_size
-        self.index, self.pixels, self.shape = self, 8 * side, (unet.config.in_channels, side, side)
+        self.index, self.pairs, self.pixels = self, config.pairs, 8 * side
+        self.shape = (unet.config.in_channels, side, side)
         self.unreadable = np.zeros(self.images, bool)
         self.latents = rng.standard_normal((self.images, *self.shape), np.float32)
         self.condition = {"text": rng.standard_normal((TOKENS, unet.config.cross_attention_dim), np.float32)}
         if unet.config.addition_embed_type:
-            self.condition["pooled"] = rng.standard_normal(1280, np.float32)
+            self.condition["pooled"] = rng.standard_normal(POOLED, np.float32)
 
     def image(self, number: int) -> Row:
-        return Row("", 1, int(number < self.liked), None, number)
+        liked = number % 2 == 0 if self.pairs else number < self.liked
+        return Row("", 1, int(liked), 0.5, number)
+
+    def normalised(self, score: float) -> float:
+        return score
 
     def latent(self, number: int, mirrored: bool, noise: np.ndarray) -> tuple[np.ndarray, list[int]]:
         return self.latents[number], [self.pixels, self.pixels, 0, 0, self.pixels, self.pixels]
@@ -118,7 +131,7 @@ def forward_flop(size: str) -> int:
         xt, t = torch.empty(1, unet.config.in_channels, side, side), torch.zeros(1, dtype=torch.long)
         condition = {"text": torch.empty(1, TOKENS, unet.config.cross_attention_dim)}
         if unet.config.addition_embed_type:
-            condition |= {"pooled": torch.empty(1, 1280), "sizes": torch.empty(1, 6)}
+            condition |= {"pooled": torch.empty(1, POOLED), "sizes": torch.empty(1, 6)}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             models.predict(unet, xt, t, condition)
     return counter.get_total_flops()
@@ -143,27 +156,34 @@ def machine_rate(precision: str) -> float:
     return 2 * side**3 / statistics.median(durations[2:])
 
 
-def measure(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
+def measure_share(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
     """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
-    gc.collect()  # the models of the row before refer to themselves, and so hold their memory
-    torch.cuda.empty_cache()
     unet = make_unet(size)
     kind = "v_prediction" if size == "sd21" else "epsilon"
     pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
-    trainer = Trainer(config, make_accelerator(config), pipeline, MadeUp(unet), {})
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-    steps = trainer.steps()
-    for _ in range(5):  # to compile, tune and fill the loader
-        next(steps)
-    rates, before = [], machine_rate(config.precision)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(rates) < 3:
-        rates.append(config.batch / duration(lambda: next(steps)))
-    rate = statistics.median(rates)
+    before = machine_rate(config.precision)
+    rate, memory = measure(pipeline, config, make_accelerator(config), seconds)
     machine = statistics.median([before, machine_rate(config.precision)])
-    memory = torch.cuda.max_memory_allocated() / 1e9 if GPU else float("nan")
     # in forward passes, a step is the policy's, its backward pass (2, or 1 with frozen weights), the
     # reference's, and with checkpointing the policy's again
     passes = (4 if config.tune == "full" else 3) + config.gradient_checkpointing
     return rate, memory, rate * passes * forward_flop(size) / machine
+
+
+def measure(pipeline, config: Config, accelerator: Accelerator, seconds: float) -> tuple[float, float]:
+    """(images or pairs per second and process, peak memory in GB) of a run's steps, on random examples."""
+    gc.collect()  # the models of the row before refer to themselves, and so hold their memory
+    torch.cuda.empty_cache()
+    rates, endless = [], {"steps": 10**9, "save_every": 10**9, "log_every": 10**9}
+    with tempfile.TemporaryDirectory() as out:
+        config = replace(config, out=out, **endless)
+        trainer = Trainer(config, accelerator, pipeline, MadeUp(pipeline.unet, config), {})
+        if GPU:
+            torch.cuda.reset_peak_memory_stats()
+        steps = trainer.steps()
+        for _ in range(3 if seconds < 10 else 5):  # to compile, tune and fill the loader
+            next(steps)
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(rates) < 3:
+            rates.append(config.batch * config.accumulate / duration(lambda: next(steps)))
+    return statistics.median(rates), torch.cuda.max_memory_allocated() / 1e9 if GPU else float("nan")

@@ -149,14 +149,18 @@ def policy_and_reference(unet: UNet2DConditionModel, config: Config) -> tuple[nn
         if config.run.needs.reference:
             reference = round_weights(copy.deepcopy(unet), config.precision)
         return unet.requires_grad_(True).train(), reference
-    round_weights(unet, config.precision)
+    add_adapters(round_weights(unet, config.precision), config)
+    cast_training_params(unet, torch.float32)
+    return unet.train(), None
+
+
+def add_adapters(unet: UNet2DConditionModel, config: Config) -> None:
+    """Add LoRA adapters to the attention layers."""
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         unet.add_adapter(adapters)
-    cast_training_params(unet, torch.float32)
-    return unet.train(), None
 
 
 def round_weights(unet: nn.Module, precision: str) -> nn.Module:

@@ -17,6 +17,7 @@ from toy.files import save_atomically
 from toy.utilities import check_utility
 
 
+@trainer.out_of_memory()
 def train(**options) -> list[Path]:
     """Train with the settings of a command line. Returns the files written."""
     return run(configure(**options))
@@ -24,6 +25,11 @@ def train(**options) -> list[Path]:
 
 def run(config: Config) -> list[Path]:
     """Train with progress, a log, pictures and advice, and write the weights. Returns the files written."""
+    with trainer.only_run(config.out):
+        return _run(config)
+
+
+def _run(config: Config) -> list[Path]:
     for warning in check_utility(config.run.utility, config.utility) if is_main_process() else ():
         print(f"warning: {warning}")
     states = trainer.train(config, tell=print)

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from torch.nn.utils import get_total_norm
@@ -30,6 +31,7 @@ from sd.draw import draw
 from sd.feedback import cache, check
 from sd.feedback.batches import Batches
 from sd.feedback.index import find_csv, open_index
+from toy.cli import is_main_process
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_folder
 from toy.objectives import LossInputs
@@ -272,12 +274,6 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
     pipeline = models.load(config.model)
     if config.eps_weighting and not models.predicts_velocity(pipeline):
         raise InputError("--eps-weighting is for models that predict v; this one predicts eps")
-    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
-    if weights > LARGE and accelerator.device.type == "cpu" and config.device != "cpu":
-        text = f"this model has {weights / 1e6:.0f} million weights, and PyTorch sees no GPU"
-        if torch.version.cuda:
-            text += f" (it is built for CUDA {torch.version.cuda}; the driver may be too old)"
-        raise InputError(f"{text}; add --device cpu to train it on the CPU, slowly")
     folder = output_folder(config.cache or csv.parent / "cache", "--cache")
     with accelerator.main_process_first():
         index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)
@@ -287,6 +283,37 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
         examples = cache.Cache(config, pipeline, index, folder)
     examples.find(accelerator.num_processes)
     return config, accelerator, pipeline, examples
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """A context in which a GPU that is too small is an InputError with the ways out."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        ways = "a smaller --batch, --gradient-checkpointing, --optimizer adamw8bit or --tune lora"
+        raise InputError(f"the GPU's memory does not hold a step; use {ways}") from error
+
+
+@contextmanager
+def only_run(out: str) -> Iterator[None]:
+    """A context in which no other run may use the folder. Raises InputError if one does."""
+    try:
+        with FileLock(output_folder(out) / ".lock", timeout=0) if is_main_process() else nullcontext():
+            yield
+    except Timeout as error:
+        text = f"another run is writing into {out}: wait until it ends, or choose another --out"
+        raise InputError(text) from error
+
+
+def refuse_slow(config: Config, accelerator: Accelerator, pipeline: DiffusionPipeline) -> None:
+    """Raises InputError if a large model would be trained on a CPU, unless that was asked for."""
+    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
+    if weights > LARGE and accelerator.device.type == "cpu" and config.device != "cpu":
+        text = f"this model has {weights / 1e6:.0f} million weights, and PyTorch sees no GPU"
+        if torch.version.cuda:
+            text += f" (it is built for CUDA {torch.version.cuda}; the driver may be too old)"
+        raise InputError(f"{text}; add --device cpu to train it on the CPU, slowly")
 
 
 def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) -> list[str]:
@@ -314,6 +341,7 @@ def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> It
     """A whole run, from its last checkpoint if there is one. The last state's trainer has the result. What a
     person should know, the main process tells line by line."""
     config, accelerator, pipeline, examples = open_run(config)
+    refuse_slow(config, accelerator, pipeline)
     lines = announce(config, accelerator, examples)
     for line in lines if accelerator.is_main_process else ():
         tell(line)

@@ -131,6 +131,7 @@ COMMANDS = {
     "toy": ["figure6", "utilities", "try x", "sweep", "bench"],
     "sd": [
         "train tiny",
+        "plan tiny",
         "prepare x --out o",
         "sample --model m --prompts p --out o",
         "evaluate",

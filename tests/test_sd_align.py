@@ -77,6 +77,17 @@ def test_kto_is_the_toys_loss_on_them(make_aligner, name):
     assert torch.equal(inputs.desirable, batch["desirable"]) and (inputs.z0 == z0).all()
 
 
+def test_the_mismatched_reference_point_is_the_mean_reward_under_other_captions(make_aligner):
+    aligner, batch = make_aligner(reference_point="mismatched"), random_batch()
+    other = batch | {"text": batch["text"][[3, 0, 1, 2]]}
+    policy_error, reference_error = (error.detach() for error in aligner.errors(other))
+    z0 = (reference_error - policy_error).mean()
+    _, inputs = aligner.loss(batch)
+    assert z0 < 0 and torch.allclose(inputs.z0, z0.expand(4))  # not clamped
+    _, usual = make_aligner().loss(batch)
+    assert torch.equal(inputs.policy_error, usual.policy_error) and not torch.allclose(inputs.z0, usual.z0)
+
+
 def test_at_the_start_rewards_are_zero_and_kto_is_one_half(make_aligner):
     loss, inputs = make_aligner(moved=False).loss(random_batch())
     assert loss.item() == 0.5 and torch.equal(inputs.policy_error, inputs.reference_error)

@@ -1,10 +1,15 @@
 """sd.bench: the real step on UNets of published size."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from sd import bench
 from sd.__main__ import main
+from sd.config import Config
+from sd.memory import count_memory
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,36 @@ def test_the_command_prints_a_row_for_full_and_lora(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[4:-1]] == ["full", "lora"]
     assert all(0 < float(line.split()[-1]) < 2 for line in lines[4:-1])
+
+
+def test_a_row_that_does_not_fit_leaves_the_others(monkeypatch, capsys):
+    measure = bench.measure
+
+    def full(pipeline, config, *arguments):
+        if config.tune == "full":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return measure(pipeline, config, *arguments)
+
+    monkeypatch.setattr(bench, "measure", full)
+    assert main(["bench", "--model", "tiny", "--batch", "2", "--seconds", "0.1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "out of memory: try a smaller --batch" in lines[4] and lines[5].startswith("lora")
+
+
+def test_the_memory_of_a_step_is_what_is_alive_in_it():
+    """Weights, gradients and two moments of 4 bytes, the reference in 2, and little else for one image."""
+    config = Config(model="-", data="-", out="-", batch=1, gradient_checkpointing=True)
+    small = {"sample_size": 8, "block_out_channels": (64, 128), "layers_per_block": 1}
+    small |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "cross_attention_dim": 64}
+    small |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in UNet2DConditionModel(**small).parameters())
+    full = count_memory(small, config)
+    assert 18 * weights < full < 18.6 * weights
+    assert 4 * weights < count_memory(small, replace(config, objective="sft")) - 2 * weights < full
+    assert count_memory(small, replace(config, batch=8)) > full
+    assert count_memory(small, replace(config, batch=8, gradient_checkpointing=False)) > full
+    assert count_memory(small, replace(config, tune="lora")) < 3 * weights
 
 
 def test_what_cannot_be_is_refused(capsys):

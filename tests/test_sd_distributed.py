@@ -17,6 +17,7 @@ from toy import objectives
 OBJECTIVES = {name: {"objective": name} for name in objectives.OBJECTIVES}
 OBJECTIVES["adapters"] = {"tune": "lora", "lr": 1e-3}
 OBJECTIVES["accumulated"] = {"accumulate": 2}
+OBJECTIVES["mismatched"] = {"reference_point": "mismatched"}
 
 
 def settings(base, name, out, batch):

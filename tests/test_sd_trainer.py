@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -272,6 +274,90 @@ def test_a_restored_optimizer_keeps_the_weights_memory_format():
     for key in ("exp_avg", "exp_avg_sq"):
         assert fresh.state[weight][key].stride() == weight.stride()
         assert torch.equal(fresh.state[weight][key], optimizer.state[weight][key])
+
+
+def test_a_folder_holds_one_run_at_a_time(config, tmp_path):
+    with trainer.only_run(str(tmp_path / "run")), pytest.raises(InputError) as error:
+        run(config())
+    assert str(error.value) == (
+        f"another run is writing into {tmp_path / 'run'}: wait until it ends, or choose another --out"
+    )
+    run(config(steps=1))
+
+
+def test_a_gpu_that_is_too_small_is_one_line_with_the_ways_out(config, monkeypatch, capsys):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB ...")
+
+    monkeypatch.setattr(trainer.Aligner, "loss", full)
+    assert main(["train", *options(config())]) == 2
+    error = capsys.readouterr().err
+    assert "error: the GPU's memory does not hold a step; use a smaller --batch, --gradient-ch" in error
+
+
+def test_a_large_model_trains_on_a_cpu_only_if_asked(config, monkeypatch):
+    monkeypatch.setattr(trainer, "LARGE", 1_000_000)
+    words = "this model has 1 million weights, and PyTorch sees no GPU; add --device cpu to train"
+    with pytest.raises(InputError, match=words):
+        next(trainer.train(config()))
+    assert next(trainer.train(config(device="cpu", steps=1))).step == 0
+
+
+def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
+    """Those of the last step are in no loss any more."""
+    states = trainer.train(config(steps=2, save_every=1))
+    for state in states:
+        if state.step == 2:
+            state.trainer.weights[0].data[0] = torch.inf
+            break
+    with pytest.raises(InputError, match="the loss is not finite at step 2"):
+        last(states)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000001"]
+
+
+def test_checkpoints_are_written_beside_training(config, tmp_path, monkeypatch):
+    """The next steps do not wait for them, and do not change them."""
+    save, go_on = checkpoints.save_file, threading.Event()
+    monkeypatch.setattr(checkpoints, "save_file", lambda *content: go_on.wait(60) and save(*content))
+    for state in trainer.train(config(steps=3, save_every=2)):
+        if state.step == 2:
+            before = weights(state)
+        if state.step == 3:
+            go_on.set()
+    saved = load_file(tmp_path / "run/checkpoints/step-00000002/tensors.safetensors")
+    names = state.trainer.names
+    assert all(torch.equal(saved[f"policy.{n}"], w) for n, w in zip(names, before, strict=True))
+
+
+def test_adafactor_resumes_to_the_bit(config, tmp_path):
+    settings = {"optimizer": "adafactor", "save_every": 2}
+    whole = last(trainer.train(config(out=str(tmp_path / "whole"), **settings)))
+    for state in trainer.train(config(out=str(tmp_path / "parts"), **settings)):
+        if state.step == 3:
+            break
+    resumed = last(trainer.train(config(out=str(tmp_path / "parts"), **settings)))
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+def test_what_a_run_will_do_is_said_first(config, capsys):
+    run(config(steps=2, total_batch=8, batch=4))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("fp32, full; 2 steps of 8 images, in 2 batches")
+    assert re.fullmatch(r"\d+ images and \d+ captions to encode, 0.0 GB, into .*cache", lines[1])
+
+
+def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys):
+    assert main(["plan", *options(config())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "disk: 3 checkpoints of 0.0 GB, and a result of 0.0 GB"
+    assert re.fullmatch(r"time: \d+ seconds to encode the images, \d+ seconds to train", lines[4])
+    assert not list((tmp_path / "run").rglob("step-*"))
+
+
+def test_plan_counts_the_memory_of_a_large_model_without_a_gpu(config, capsys, monkeypatch):
+    monkeypatch.setattr(trainer, "LARGE", 1_000_000)
+    assert main(["plan", *options(config())]) == 0
+    assert re.search(r"memory: 0.\d GB on a GPU", capsys.readouterr().out)
 
 
 def test_the_result_is_never_put_over_the_model_it_came_from(config, tmp_path):

@@ -1,0 +1,88 @@
+"""The GPU memory of a training step, counted without a GPU and without computing anything.
+
+The step runs on fake tensors, which have shapes and types but no content. What is counted is what is alive at
+once: weights, gradients, moments, and what the backward pass needs. A real device adds about 1 GB for its
+libraries, and a little for fragmentation.
+"""
+
+import weakref
+from collections.abc import Iterator
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sd import models
+from sd.config import Config
+from sd.trainer import make_optimizer
+
+TOKENS, POOLED = 77, 1280  # of a caption, of SDXL's second text encoder
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, and the most there ever were."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes, self.most, self.storages = 0, 0, weakref.WeakSet()
+
+    def add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self.storages:
+            self.storages.add(storage)
+            self.bytes += storage.nbytes()
+            self.most = max(self.most, self.bytes)
+            weakref.finalize(storage, self.remove, storage.nbytes())
+
+    def remove(self, size: int) -> None:
+        self.bytes -= size
+
+    def __torch_dispatch__(self, operation, types, args=(), options=None):
+        out = operation(*args, **(options or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self.add(value)
+        return out
+
+
+def count_memory(architecture: dict, config: Config) -> int:
+    """The most bytes that a step of a UNet holds at once: its second step, which finds the moments there."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(architecture)
+        policy, reference = models.policy_and_reference(unet, config)
+    images, side = config.batch * (1 + config.pairs), unet.config.sample_size
+    lower = config.precision != "fp32"
+    with FakeTensorMode():
+        weights = [weight for model in filter(None, (policy, reference)) for weight in _fake(model)]
+        trained = [weight for weight in weights if weight.requires_grad]
+        optimizer = make_optimizer(config, tuple(trained))
+        xt, t = torch.empty(images, 4, side, side), torch.zeros(images, dtype=torch.long)
+        condition = {"text": torch.empty(images, TOKENS, unet.config.cross_attention_dim)}
+        if unet.config.addition_embed_type:
+            condition |= {"pooled": torch.empty(images, POOLED), "sizes": torch.empty(images, 6)}
+        with Alive() as alive:
+            for weight in weights:
+                alive.add(weight)
+            for _ in range(2):
+                alive.most = alive.bytes
+                with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower):
+                    error = models.predict(policy, xt, t, condition).square().mean()
+                with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower), torch.no_grad():
+                    models.predict(reference or policy, xt, t, condition)
+                error.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+    return alive.most
+
+
+def _fake(model: nn.Module) -> Iterator[Tensor]:
+    """Replace the weights of a model by fake ones, and yield those."""
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                fake = torch.empty(weight.shape, dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(fake, weight.requires_grad)
+                yield module._parameters[name]

@@ -1,0 +1,48 @@
+"""The command python -m sd plan RECIPE ...: what a run will take, before it starts."""
+
+from pathlib import Path
+
+import torch
+
+from sd import bench, models, trainer
+from sd.config import configure
+from sd.memory import count_memory
+
+SECONDS = 10.0  # of training, to measure its speed
+
+
+@trainer.out_of_memory()
+def plan(**options) -> list[Path]:
+    """Print where a run would work, what it would encode and write, its memory, and how long it would take on
+    this machine. Raises InputError if it does not fit."""
+    config, accelerator, pipeline, examples = trainer.open_run(configure(**options))
+    tell = print if accelerator.is_main_process else lambda line: None
+    for line in trainer.announce(config, accelerator, examples):
+        tell(line)
+    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
+    if config.tune == "full":
+        copies = (3 if config.optimizer == "adamw" else 1) + (config.ema > 0)
+        sizes = copies * 4e-9 * weights, 4e-9 * weights
+        tell("disk: {} checkpoints of {:.1f} GB, and a result of {:.1f} GB".format(config.keep + 1, *sizes))
+    if accelerator.device.type == "cpu" and weights > trainer.LARGE:
+        need = count_memory(pipeline.unet.config, config) / 1e9
+        tell(f"memory: {need:.1f} GB on a GPU, and about 1 GB for its libraries")
+        tell("time: unknown, since PyTorch sees no GPU here")
+        return []
+    images = torch.zeros(4, 3, examples.pixels, examples.pixels, device=accelerator.device)
+    models.encode_images(pipeline, images)
+    encoding = len(examples.lacking) / accelerator.num_processes / len(images)
+    encoding *= bench.duration(lambda: models.encode_images(pipeline, images))
+    models.move_encoders(pipeline, "cpu")
+    rate, memory = bench.measure(pipeline, config, accelerator, SECONDS)
+    training = config.steps * config.batch * config.accumulate / rate
+    if bench.GPU:
+        tell(f"memory: {memory:.1f} of {torch.cuda.mem_get_info()[1] / 1e9:.1f} GB")
+    tell(f"time: {_long(encoding)} to encode the images, {_long(training)} to train")
+    return []
+
+
+def _long(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
