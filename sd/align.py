@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sd import models
 from sd.config import Config
 from sd.feedback.batches import Batch
-from toy.diffusion import add_noise, eps_between, invert, velocity
+from toy.diffusion import add_noise, eps_between, move_up, stride, velocity
 from toy.losses import reference_point
 from toy.objectives import LossInputs
 
@@ -66,9 +66,7 @@ class Aligner:
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
         condition = {k: batch[k] for k in ("text", "pooled", "sizes") if k in batch}
         if self.config.run.needs.inversion:
-            predict = partial(models.predict_eps, condition=condition, abar=self.abar, velocity=self.velocity)
-            with self.accelerator.autocast():
-                xt = invert(partial(predict, self.unet), x0, t, self.abar, self.config.inversion_steps)
+            xt = self.invert(x0, t, condition)
             eps = eps_between(xt, t, x0, self.abar)
         else:
             xt = add_noise(x0, t, eps, self.abar)
@@ -89,6 +87,26 @@ class Aligner:
                 return policy_error, error(self.reference)
             with models.without_adapters(self.unet):
                 return policy_error, error(self.unet)
+
+    @torch.no_grad()
+    def invert(self, x0: Tensor, t: Tensor, condition: models.Condition) -> Tensor:
+        """The noisy images at t that lead back to x0, by strides whose number is in proportion to t: an
+        example with fewer of them leaves the batch earlier."""
+        strides = ((t + 1) * self.config.inversion_steps / len(self.abar)).ceil().long()
+        xt = x0.clone()
+        for k in range(int(strides.max())):
+            rows = (strides > k).nonzero()[:, 0]
+            ask = partial(
+                models.predict_eps,
+                self.unet,
+                condition={name: value[rows] for name, value in condition.items()},
+                abar=self.abar,
+                velocity=self.velocity,
+            )
+            ends = (stride(t[rows], i, strides[rows]) for i in (k, k + 1))
+            with self.accelerator.autocast():
+                xt[rows] = move_up(ask, xt[rows], *ends, self.abar)
+        return xt
 
     def receive(self, batch: Batch) -> Batch:
         """The batch on this device; without a cache, its images and captions are encoded here."""

@@ -53,7 +53,9 @@ class Config:
     )
     weight_desirable: float = setting(1.0, "weight of desirable examples (lambda_d)", low=0)
     weight_undesirable: float = setting(1.0, "weight of undesirable examples (lambda_u)", low=0)
-    inversion_steps: int = setting(9, "for smpo: strides of the inversion, two model calls each", low=1)
+    inversion_steps: int = setting(
+        9, "for smpo: strides of an inversion over all of t, two model calls each", low=1
+    )
     eps_weighting: bool = setting(False, "with v-prediction: measure errors in eps; a beta for eps then fits")
 
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")

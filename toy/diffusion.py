@@ -90,7 +90,7 @@ def sample(
     """
     last = torch.tensor(len(abar) - 1, device=xt.device)
     for k in range(steps, 0, -1):
-        t, t_next = _stride(last, k, steps), _stride(last, k - 1, steps)
+        t, t_next = stride(last, k, steps), stride(last, k - 1, steps)
         with torch.no_grad():
             eps = predict_eps(xt, t)
             noise = torch.randn(xt.shape, generator=generator, dtype=xt.dtype).to(xt) if eta else None
@@ -102,22 +102,25 @@ def sample(
 def invert(predict_eps: PredictEps, x0: Tensor, t: Tensor, abar: Tensor, steps: int = 9) -> Tensor:
     """Walk clean x0 up to each example's own t, against the sampler: the xt that leads back to x0.
 
-    Each stride asks the model at its start, guesses its end, asks again there and goes with the
-    mean of both (ReNoise, one round). The strides of each example end exactly at its t, (B,).
-    Makes 2 * steps model calls, without gradient. Lu et al. 2025 (SmPO).
+    The strides of each example are equal, and end exactly at its t, (B,). Makes 2 * steps model
+    calls, without gradient. Lu et al. 2025 (SmPO).
     """
-    start, xt = torch.full_like(t, -1), x0
-    for k in range(1, steps + 1):
-        end = _stride(t, k, steps)
-        eps_start = predict_eps(xt, start.clamp(min=0))
-        guess = move(xt, start, end, eps_start, abar)
-        eps_end = predict_eps(guess, end.clamp(min=0))
-        xt = move(xt, start, end, (eps_start + eps_end) / 2, abar)
-        start = end
+    xt = x0
+    for k in range(steps):
+        xt = move_up(predict_eps, xt, stride(t, k, steps), stride(t, k + 1, steps), abar)
     return xt
 
 
-def _stride(t: Tensor, k: int, steps: int) -> Tensor:
+def move_up(predict_eps: PredictEps, xt: Tensor, t: Tensor, t_next: Tensor, abar: Tensor) -> Tensor:
+    """One stride of the inversion: asks the model at its start, guesses its end, asks again there and
+    goes with the mean of both (ReNoise, one round)."""
+    eps = predict_eps(xt, t.clamp(min=0))
+    guess = move(xt, t, t_next, eps, abar)
+    eps_next = predict_eps(guess, t_next.clamp(min=0))
+    return move(xt, t, t_next, (eps + eps_next) / 2, abar)
+
+
+def stride(t: Tensor, k: int, steps: int | Tensor) -> Tensor:
     """The k-th of `steps` equal strides from -1 (clean, k = 0) to t (k = steps), exact at both ends."""
     return (t + 1) * k // steps - 1
 
