@@ -3,6 +3,7 @@
 # make lab       open the lessons in Jupyter
 # make notebooks run all lessons in order and keep their outputs
 # make test      run the tests
+# make gpu-check try everything on a GPU, and measure it
 # make figures   regenerate everything in figures/, and the tables made of it
 # make lint      check style
 
@@ -41,6 +42,9 @@ notebooks: $(VENV)/notebooks
 test: $(VENV)/dev
 	$(RUN) -m pytest -n 2 --dist worksteal
 
+gpu-check: $(VENV)/sd
+	$(RUN) docs/gpu_check.py
+
 lint: $(VENV)/dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -64,4 +68,4 @@ $(VENV)/dev: $(VENV)/notebooks
 	$(PIP) --editable '.[sd,notebooks,dev]'
 	@touch $@
 
-.PHONY: figure6 figure7 figures lab notebooks test lint
+.PHONY: figure6 figure7 figures lab notebooks test gpu-check lint

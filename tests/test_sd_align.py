@@ -191,3 +191,18 @@ def test_spread_is_of_what_goes_into_the_utility(make_aligner):
     assert align.summarise(aligner.config, [inputs])["spread"] == pytest.approx(
         x.std(correction=0).item(), rel=1e-3
     )
+
+
+def test_a_compiled_model_is_one_graph_and_gives_the_same_loss(make_aligner, monkeypatch):
+    """Without the code generation, which needs a compiler: the graph is what can break."""
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compile(self, backend="eager", fullgraph=True)
+    )
+    batch = random_batch()
+    expected, _ = make_aligner(objective="diffusion_dpo", tune="lora").loss(batch)
+    aligner = make_aligner(objective="diffusion_dpo", tune="lora", compile=True)
+    loss, _ = aligner.loss(batch)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert all(p.grad is not None for p in aligner.unet.parameters() if p.requires_grad)
