@@ -39,7 +39,7 @@ def test_latents_are_the_vaes_scaled_and_captions_the_text_encoders(prepare, pip
     row = examples.index.image(5)
     pixels, _ = cache.read_image(examples.index.root / row.file, 32)
     with torch.no_grad():
-        latent = pipeline.vae.encode(pixels[None]).latent_dist
+        latent = pipeline.vae.encode(cache.to_unit(pixels)[None]).latent_dist
         tokens = pipeline.tokenizer(
             [examples.index.caption(row.caption)], padding="max_length", return_tensors="pt"
         )
@@ -54,7 +54,7 @@ def test_latents_are_the_vaes_scaled_and_captions_the_text_encoders(prepare, pip
 def test_flipped_images_are_encoded_beside(prepare, pipeline):
     examples, _ = prepare(flip=True)
     pixels, _ = cache.read_image(examples.index.root / examples.index.image(0).file, 32)
-    mirrored = models.encode_images(pipeline, pixels.flip(-1)[None])[0]
+    mirrored = models.encode_images(pipeline, cache.to_unit(pixels).flip(-1)[None])[0]
     np.testing.assert_allclose(examples.images["latents"][0, 1], mirrored, atol=2e-3)
 
 
@@ -100,7 +100,7 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_pa
     columns[:, 10:20] = 255
     Image.fromarray(columns).save(tmp_path / "wide.png")
     pixels, sizes = cache.read_image(tmp_path / "wide.png", 10)
-    assert pixels.shape == (3, 10, 10) and (pixels == 1).all()
+    assert pixels.shape == (3, 10, 10) and (pixels == 255).all()
     assert sizes == [10, 30, 0, 10, 10, 10]
     for mode in ("L", "RGBA", "P"):
         Image.new(mode, (20, 40)).save(tmp_path / "other.png")

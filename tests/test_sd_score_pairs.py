@@ -43,7 +43,7 @@ def test_both_images_of_each_pair_get_their_score_and_the_bounds_are_known(data,
     scores = []
     for row in table:
         for side in ("winner", "loser"):
-            pixels = read_image(data / row[side], shapes.PIXELS)[0] / 2 + 0.5
+            pixels = read_image(data / row[side], shapes.PIXELS)[0] / 255
             scores.append(float(row[f"{side}_score"]))
             assert scores[-1] == pytest.approx(shapes.redness(pixels[None]).item(), abs=1e-6)
     about = json.loads((data / "pairs-redness.json").read_text())

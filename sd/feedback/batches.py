@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from sd.config import Config
 from sd.feedback.cache import Cache
-from sd.feedback.images import read_image
+from sd.feedback.images import read_image, to_unit
 
 Batch = dict[str, Tensor | list[str]]
 
@@ -79,7 +79,7 @@ class Batches(Dataset):
             sizes = cache.images["sizes"][number]
         else:
             pixels, sizes = read_image(index.root / image.file, cache.pixels, config.crop, mirror, rng)
-            out |= {"pixels": pixels.numpy(), "noise": noise}
+            out |= {"pixels": to_unit(pixels).numpy(), "noise": noise}
             prefixes = config.run.needs.captions if caption else ()
             out["captions"] = (prefixes[image.desirable] if prefixes else "") + index.caption(caption)
         return out | {"sizes": np.asarray(sizes, np.float32)}

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sd import models
 from sd.config import Config
-from sd.feedback.images import UNREADABLE, read_image
+from sd.feedback.images import UNREADABLE, read_image, to_unit
 from sd.feedback.index import Index
 from sd.feedback.store import Arrays, Chunks, fill
 from toy.errors import InputError
@@ -113,7 +113,8 @@ class _Files(Dataset):
             path = self.index.root / self.index.image(number).file
             try:
                 content = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-                images.append((*read_image(path, self.size), content))
+                pixels, sizes = read_image(path, self.size)
+                images.append((to_unit(pixels), sizes, content))
             except UNREADABLE:
                 images.append(None)
         return images
