@@ -215,14 +215,14 @@ def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, me
 
 
 def test_scores_are_all_that_memory_holds(folder, tmp_path, monkeypatch):
-    opened, sizes, open_image = [], [], scoring.open_image
+    paths, sizes, open_image = [], [], scoring.open_image
 
     def score(self, inputs, prompts):
-        sizes.append((len(inputs), len(opened)))
+        sizes.append((len(inputs), len(paths)))
         return inputs
 
     monkeypatch.setattr(scoring, "BATCH", 4)
-    monkeypatch.setattr(scoring, "open_image", lambda path: opened.append(path) or open_image(path))
+    monkeypatch.setattr(scoring, "open_image", lambda path: paths.append(path) or open_image(path))
     monkeypatch.setattr(scorers.Redness, "score", score)
     evaluate.score({"a": read_samples(folder("a", A))}, ["redness"], tmp_path)
     assert sizes == [(4, 4), (4, 8), (1, 9)]

@@ -16,7 +16,7 @@ RAMP = np.arange(0, 65536, 257)[None].repeat(2, 0)  # 0, 257, ... 65535: each by
 
 
 @pytest.fixture
-def opened(tmp_path):
+def reopen(tmp_path):
     """Saves an image in a format of PIL and opens it: its array."""
 
     def save(image, kind="png", **options):
@@ -35,40 +35,40 @@ def opened(tmp_path):
         ((RAMP / 65535).astype(np.float32), "tiff"),
     ],
 )
-def test_gray_values_of_more_than_8_bits_are_scaled(opened, values, kind):
-    pixels = opened(Image.fromarray(values), kind)
+def test_gray_values_of_more_than_8_bits_are_scaled(reopen, values, kind):
+    pixels = reopen(Image.fromarray(values), kind)
     assert (pixels == np.arange(256)[None, :, None]).all() and pixels.shape == (2, 256, 3)
 
 
 @pytest.mark.parametrize(
     "values", [RAMP.astype(np.float32), RAMP.astype(np.int32) - 1, RAMP * np.float32(np.nan)]
 )
-def test_gray_values_whose_range_is_unclear_are_refused(opened, values):
+def test_gray_values_whose_range_is_unclear_are_refused(reopen, values):
     with pytest.raises(UnreadableImage, match="gray values must be between 0 and"):
-        opened(Image.fromarray(values), "tiff")
+        reopen(Image.fromarray(values), "tiff")
 
 
-def test_what_is_transparent_shows_white(opened):
+def test_what_is_transparent_shows_white(reopen):
     red = Image.new("RGBA", (3, 1), (255, 0, 0, 0))
     red.putpixel((1, 0), (255, 0, 0, 255))
     red.putpixel((2, 0), (255, 0, 0, 51))
     expected = [[255, 255, 255], [255, 0, 0], [255, 204, 204]]
-    assert opened(red)[0].tolist() == expected
-    assert opened(red, "webp", lossless=True, exact=True)[0].tolist() == expected
+    assert reopen(red)[0].tolist() == expected
+    assert reopen(red, "webp", lossless=True, exact=True)[0].tolist() == expected
     gray = Image.new("LA", (1, 1), (0, 0))
     palette = Image.new("P", (1, 1))
     palette.putpalette([0, 0, 255])
-    assert opened(gray).min() == 255 and opened(palette, "gif", transparency=0).min() == 255
-    assert opened(palette, transparency=b"\x00").min() == 255 and opened(palette)[0, 0].tolist() == [
+    assert reopen(gray).min() == 255 and reopen(palette, "gif", transparency=0).min() == 255
+    assert reopen(palette, transparency=b"\x00").min() == 255 and reopen(palette)[0, 0].tolist() == [
         0,
         0,
         255,
     ]
-    assert opened(Image.new("RGB", (1, 1), "blue"), transparency=(0, 0, 255)).min() == 255
+    assert reopen(Image.new("RGB", (1, 1), "blue"), transparency=(0, 0, 255)).min() == 255
 
 
-def test_cmyk_becomes_rgb(opened):
-    assert opened(Image.new("CMYK", (1, 1), (255, 0, 0, 0)), "tiff")[0, 0].tolist() == [0, 255, 255]
+def test_cmyk_becomes_rgb(reopen):
+    assert reopen(Image.new("CMYK", (1, 1), (255, 0, 0, 0)), "tiff")[0, 0].tolist() == [0, 255, 255]
 
 
 def photo(orientation, kind, exif=None):

@@ -225,8 +225,8 @@ def test_two_processes_write_what_one_writes(ask, red, tmp_path):
         files = [path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".sqlite"]
         return {path.relative_to(folder): path.read_bytes() for path in files}
 
-    said = launch(list(commands(tmp_path / "two")))
-    assert said[0].count("done in") == 4 and said[1] == ""
+    output = launch(list(commands(tmp_path / "two")))
+    assert output[0].count("done in") == 4 and output[1] == ""
     two, scored = content(tmp_path / "two"), content(tmp_path / "data")
     shutil.rmtree(tmp_path / "data/cache")
     assert [main(command) for command in commands(tmp_path / "one")] == [0] * 4

@@ -40,7 +40,7 @@ def main(images: list[str], scorers: list[str], votes: list[str], out: str, pair
         return []
     table = markdown(rows)
     print(*differences(samples), table, sep="\n")
-    listed = (
+    listing = (
         (scorer, model, file, value)
         for scorer, by_model in scores.items()
         for model, values in by_model.items()
@@ -48,7 +48,7 @@ def main(images: list[str], scorers: list[str], votes: list[str], out: str, pair
         for file, value in zip(files, row, strict=True)
     )
     files = [
-        save_csv(folder / "scores.csv", ("scorer", "model", "file_name", "score"), listed),
+        save_csv(folder / "scores.csv", ("scorer", "model", "file_name", "score"), listing),
         save_csv(folder / "results.csv", COLUMNS, ([row.get(name, "") for name in COLUMNS] for row in rows)),
         save_json(folder / "results.json", {"first": next(iter(samples)), "rows": rows}),
         save_atomically(folder / "table.md", lambda path: path.write_text(table, "utf-8")),

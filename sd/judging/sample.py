@@ -83,8 +83,8 @@ def sample(
     batches = batches[state.process_index :: state.num_processes]
     # a batch that lacks an image is drawn again as a whole, so that its images are the same to the bit
     todo = [part for part in batches if not all(_readable(out / file) for file, *_ in rows[part])]
-    done, quiet = len(batches) - len(todo), not state.is_main_process
-    for part in tqdm(todo, name, initial=done, total=len(batches), leave=False, disable=quiet):
+    skip, quiet = len(batches) - len(todo), not state.is_main_process
+    for part in tqdm(todo, name, initial=skip, total=len(batches), leave=False, disable=quiet):
         texts = [prefix + prompt for _, prompt, *_ in rows[part]]
         images = draw_batch(pipeline, texts, noises[part], steps, guidance, seed)
         for image, (file, prompt, *_) in zip(images, rows[part], strict=True):

@@ -167,7 +167,7 @@ class HPSv2(CLIPScore):
         out = torch.zeros(len(images), 3, side, side)
         for k, image in enumerate(images):
             high, wide = (max(round(side / max(image.size) * x), 1) for x in image.size[::-1])
-            # no antialias, as in torchvision when these weights were trained and their scores published
+            # no antialias: torchvision had none for tensors when these weights and their scores were made
             small = F.interpolate(_pixels(image), (high, wide), mode="bicubic")
             top, left = (side - high) // 2, (side - wide) // 2
             out[k, :, top : top + high, left : left + wide] = small[0]
