@@ -1,8 +1,8 @@
 """What bf16 and fp16 do to the reward g, measured on the tiny pipeline: python docs/precision.py
 
-It aligns for 20 steps in fp32, then computes g of the same 512 noisy images in each precision. The further the
-policy has moved, the larger is g; its rounding stays the same. Weights that were published in fp16 are a
-case of their own: they lie on the edges of bf16's rounding, where any step tips them over.
+It aligns for 20 steps in fp32, then computes g of the same 512 noisy images in each precision. The further
+the policy has moved, the larger is g; its rounding stays the same. Weights that were published in fp16 are a
+case of their own: an eighth of them lies in the middle between two bf16 numbers, where any step decides.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ BETA, STEPS, BATCHES = 30, 20, 8  # beta is the tiny recipe's
 
 
 def load_in_fp32(folder):
-    """The pipeline with weights as if published in fp32: its own are in fp16, so their last digits are drawn."""
+    """The pipeline with weights as if published in fp32. Its own are fp16, so their last digits are drawn."""
     pipeline, generator = LOAD(folder), torch.Generator().manual_seed(0)
     for weight in pipeline.unet.parameters():
         weight.data *= 1 + 5e-4 * torch.randn(weight.shape, generator=generator)
@@ -39,7 +39,7 @@ def rewards(config, load) -> dict[str, torch.Tensor]:
         autocast = torch.autocast("cpu", models.DTYPES[precision], enabled=precision != "fp32")
         parts = []
         for k in range(BATCHES):
-            with torch.no_grad(), mock.patch.object(run.accelerator, "autocast", lambda: autocast):
+            with torch.no_grad(), mock.patch.object(run.accelerator, "autocast", lambda a=autocast: a):
                 policy_error, reference_error = run.aligner.errors(run.aligner.receive(batches[k]))
             parts.append(reference_error - policy_error)
         result[precision] = torch.cat(parts)

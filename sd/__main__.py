@@ -1,4 +1,4 @@
-"""The commands on images: python -m sd COMMAND; on many GPUs, accelerate launch -m sd train ..."""
+"""The commands on images: python -m sd COMMAND; on many GPUs, accelerate launch -m sd COMMAND."""
 
 import argparse
 import sys
@@ -7,7 +7,8 @@ from sd.config import PRECISIONS, add_arguments
 from toy.cli import Parser, add_command, number, run
 
 SCORERS = "redness, following, clip, pickscore, aesthetic, hpsv2, imagereward"
-COUNT = {"type": number(0, 1_000_000, int), "metavar": "N"}
+COUNT = {"type": number(0, 1000, int), "metavar": "N"}
+SEED = {"type": number(-1, 2**32, int), "metavar": "N", "default": 0}
 OUT = {"required": True, "metavar": "DIR"}
 
 
@@ -16,7 +17,9 @@ def parser() -> Parser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: str, about: str, **options) -> Parser:
-        return add_command(commands, name, function, about, **options)
+        sub = add_command(commands, name, function, about, **options)
+        sub.register("type", None, text_argument)  # the type of options that have none
+        return sub
 
     about = "align a Stable Diffusion pipeline with your feedback"
     options = {"usage": "python -m sd train [RECIPE] [--SETTING VALUE ...]", "allow_abbrev": False}
@@ -38,14 +41,14 @@ def parser() -> Parser:
     sub.add_argument("--prompts", required=True, metavar="FILE", help="text file, CSV, or PartiPrompts' TSV")
     sub.add_argument("--out", **OUT, help="folder for the images and index.csv")
     sub.add_argument("--count", **COUNT, default=5, help="images per prompt (5)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the starting noises (0)")
-    sub.add_argument("--steps", **COUNT, default=20, help="denoising steps (20)")
+    sub.add_argument("--seed", **SEED, help="seed of the starting noises (0)")
+    sub.add_argument("--steps", **COUNT, default=50, help="denoising steps (50)")
     text = "guidance scale (the pipeline's own; the tiny one's is 3)"
-    sub.add_argument("--guidance", type=float, metavar="G", help=text)
+    sub.add_argument("--guidance", type=number(-1000, 1000), metavar="G", help=text)
     sub.add_argument("--batch", **COUNT, default=16, help="images drawn together (16)")
     text = "text before each prompt: 'good image, ' for csft"
     sub.add_argument("--prefix", default="", metavar="TEXT", help=text)
-    sub.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the weights (fp32)")
+    sub.add_argument("--precision", choices=PRECISIONS, help="of the weights (bf16; on a CPU, fp32)")
 
     about = "compare models by the images that they drew"
     sub = command("evaluate", "sd.judging.evaluate:main", about, resumes=True)
@@ -74,7 +77,7 @@ def parser() -> Parser:
 
     sub = command("tiny", "sd.tiny.build:main", "train the tiny pipeline from nothing, in minutes")
     sub.add_argument("--out", **OUT, help="folder for the pipeline; a pipeline there is replaced")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and weights (0)")
+    sub.add_argument("--seed", **SEED, help="seed of images and weights (0)")
 
     def study(name: str, function: str, about: str, seeds: int, fewest: int) -> Parser:
         sub = command(name, function, about, resumes=True)
@@ -105,6 +108,13 @@ def parser() -> Parser:
     sub.add_argument("--compile", action="store_true", help="measure with torch.compile too")
     sub.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="time per row (20)")
     return top
+
+
+def text_argument(text: str) -> str:
+    """The text itself. Raises ArgumentTypeError for bytes that are not UTF-8: they cannot be printed."""
+    if text != text.encode(errors="replace").decode():
+        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:

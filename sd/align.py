@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sd import models
 from sd.config import Config
 from sd.feedback.batches import Batch
+from sd.feedback.images import to_unit
 from toy.diffusion import add_noise, eps_between, move_up, stride, velocity
 from toy.losses import reference_point
 from toy.objectives import LossInputs
@@ -66,7 +67,7 @@ class Aligner:
         x0, t, eps = batch["x0"], batch["t"], batch["eps"]
         condition = {k: batch[k] for k in ("text", "pooled", "sizes") if k in batch}
         if self.config.run.needs.inversion:
-            xt = self.invert(x0, t, condition)
+            xt = self.noise_by_inversion(x0, t, condition)
             eps = eps_between(xt, t, x0, self.abar)
         else:
             xt = add_noise(x0, t, eps, self.abar)
@@ -89,7 +90,7 @@ class Aligner:
                 return policy_error, error(self.unet)
 
     @torch.no_grad()
-    def invert(self, x0: Tensor, t: Tensor, condition: models.Condition) -> Tensor:
+    def noise_by_inversion(self, x0: Tensor, t: Tensor, condition: models.Condition) -> Tensor:
         """The noisy images at t that lead back to x0, by strides whose number is in proportion to t: an
         example with fewer of them leaves the batch earlier."""
         strides = ((t + 1) * self.config.inversion_steps / len(self.abar)).ceil().long()
@@ -113,7 +114,7 @@ class Aligner:
         device = self.accelerator.device
         batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         if "pixels" in batch:
-            mean, deviation = models.encode_images(self.pipeline, batch.pop("pixels")).chunk(2, 1)
+            mean, deviation = models.encode_images(self.pipeline, to_unit(batch.pop("pixels"))).chunk(2, 1)
             batch["x0"] = mean + deviation * batch.pop("noise")
             batch |= models.encode_text(self.pipeline, batch.pop("captions"))
         return batch

@@ -108,7 +108,7 @@ def test_without_a_cache_the_same_example_comes_as_pixels(batches, pipeline):
     encoded, plain = batches()[1], batches(cached=False)[1]
     for name in ("t", "eps", "desirable"):
         assert torch.equal(encoded[name], plain[name])
-    mean, deviation = models.encode_images(pipeline, plain["pixels"]).chunk(2, 1)
+    mean, deviation = models.encode_images(pipeline, cache.to_unit(plain["pixels"])).chunk(2, 1)
     torch.testing.assert_close(mean + deviation * plain["noise"], encoded["x0"], atol=5e-3, rtol=0)
     text = models.encode_text(pipeline, plain["captions"])["text"]
     torch.testing.assert_close(text, encoded["text"], atol=5e-3, rtol=0)

@@ -50,7 +50,7 @@ def test_latents_are_the_vaes_scaled_and_captions_the_text_encoders(prepare, pip
     examples = prepare()
     number, _ = drawn(examples)[3]
     row = examples.index.image(number)
-    pixels, _ = cache.read_image(examples.index.root / row.file, 32)
+    pixels = cache.to_unit(cache.read_image(examples.index.root / row.file, 32)[0])
     caption = examples.index.caption(row.caption)
     with torch.no_grad():
         latent = pipeline.vae.encode(pixels[None]).latent_dist
@@ -88,7 +88,8 @@ def test_what_batches_draw_is_what_was_encoded(prepare, objective):
 def test_mirrored_images_are_encoded_mirrored(prepare, pipeline):
     examples = prepare(flip=True)
     number = next(number for number, mirrored in drawn(examples) if mirrored)
-    pixels, _ = cache.read_image(examples.index.root / examples.index.image(number).file, 32)
+    file = examples.index.root / examples.index.image(number).file
+    pixels = cache.to_unit(cache.read_image(file, 32)[0])
     moments = models.encode_images(pipeline, pixels.flip(-1)[None])[0]
     x0, _ = examples.latent(number, True, np.zeros(examples.shape, np.float32))
     np.testing.assert_allclose(x0, moments.chunk(2)[0], atol=2e-3)
@@ -166,7 +167,7 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_pa
     columns[:, 10:20] = 255
     Image.fromarray(columns).save(tmp_path / "wide.png")
     pixels, sizes = cache.read_image(tmp_path / "wide.png", 10)
-    assert pixels.shape == (3, 10, 10) and (pixels == 1).all()
+    assert pixels.shape == (3, 10, 10) and (pixels == 255).all()
     assert sizes == [10, 30, 0, 10, 10, 10]
     for mode in ("L", "RGBA", "P"):
         Image.new(mode, (20, 40)).save(tmp_path / "other.png")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from functools import partial
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from sd.__main__ import main
-from sd.judging import evaluate, scorers
+from sd.judging import evaluate, scorers, scoring
 from sd.judging import markdown as tables
 from sd.judging.samples import read_samples
 from toy.statistics import interval
@@ -76,42 +78,52 @@ def test_means_and_win_rates_over_prompts(ask, folder, tmp_path, capsys):
 def test_a_second_time_nothing_is_scored_again_and_results_are_the_same(ask, folder, tmp_path, monkeypatch):
     folders = {"a": folder("a", A), "b": folder("b", B)}
     ask(**folders)
-    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.[!s]*")}
+    assert len(first) == 6
     monkeypatch.setattr(evaluate, "load", lambda *_: pytest.fail("a scorer was loaded"))
     assert ask(**folders) == 0
-    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.[!s]*")}
 
 
 def test_an_interrupted_evaluation_goes_on_to_the_same_scores(ask, folder, tmp_path, monkeypatch, capsys):
-    real, calls = scorers.load("redness"), []
+    calls = []
 
-    class Rounding:
+    class Rounding(scorers.Redness):
         """Its scores depend a little on what else is in the batch, and it is interrupted at a call."""
 
-        name, truncated, stop = "redness", 0, None
+        stop = None
 
-        def __call__(self, images, prompts):
-            calls.append(images)
+        def score(self, inputs, prompts):
+            calls.append(inputs)
             if len(calls) == self.stop:
                 raise KeyboardInterrupt
-            scores = real(images, prompts)
-            return scores + 1e-3 * scores.mean()
+            return inputs + 1e-3 * inputs.mean()
 
-    monkeypatch.setattr(evaluate, "BATCH", 2)
+    monkeypatch.setattr(scoring, "BATCH", 2)
     monkeypatch.setattr(evaluate, "load", lambda *_: Rounding())
     folders = {"a": folder("a", A), "b": folder("b", B)}
     ask(**folders)
-    assert len(calls) == 10  # 5 batches of each model
-    whole = (tmp_path / "out/results.csv").read_bytes()
-    (tmp_path / "out/scores.csv").unlink()
+    assert len(calls) == 9
+    whole = (tmp_path / "out/scores.csv").read_bytes()
+    (tmp_path / "out/scores-redness.sqlite").unlink()
     calls.clear()
     monkeypatch.setattr(Rounding, "stop", 8)
     assert ask(**folders) == 2 and "run the same command again to resume" in capsys.readouterr().err
-    log = tmp_path / "out/scores.csv"
-    log.write_bytes(log.read_bytes()[:-30])  # cut in the middle of a line
+    own = tmp_path / "out/scores-redness-0.sqlite"
+    own.rename(own.with_name("scores-redness-5.sqlite"))  # as if six processes had been interrupted
     calls.clear()
-    assert ask(**folders) == 0 and len(calls) == 4  # the batch that was cut, and the three not yet done
-    assert (tmp_path / "out/results.csv").read_bytes() == whole
+    assert ask(**folders) == 0 and len(calls) == 2
+    assert (tmp_path / "out/scores.csv").read_bytes() == whole
+    assert len(list((tmp_path / "out").glob("scores-*"))) == 1
+
+
+def test_the_same_image_of_the_same_prompt_is_scored_once(ask, folder, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(
+        scorers.Redness, "score", lambda _, inputs, prompts: sizes.append(len(inputs)) or inputs
+    )
+    a = folder("a", A)
+    assert ask(a=a, b=shutil.copytree(a, a.with_name("b"))) == 0 and sizes == [9]
 
 
 def test_an_image_that_changed_is_scored_again(ask, folder, tmp_path):
@@ -148,24 +160,38 @@ def test_an_unfair_comparison_is_reported(ask, folder, capsys):
 
 
 def test_a_damaged_image_is_named_and_what_was_scored_is_kept(ask, folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "BATCH", 2)
-    folders = {"a": folder("a", A), "b": folder("b", B)}
-    (folders["b"] / "2-1.png").write_bytes((folders["b"] / "2-1.png").read_bytes()[:40])
+    folders, prepare, images = {"a": folder("a", A), "b": folder("b", B)}, scorers.Redness.prepare, []
+    monkeypatch.setattr(scorers.Redness, "prepare", lambda *a: images.extend(a[1]) or prepare(*a))
+    whole = (folders["b"] / "2-1.png").read_bytes()
+    (folders["b"] / "2-1.png").write_bytes(whole[:40])
     assert ask(**folders) == 2
-    assert "2-1.png is damaged or not an image" in capsys.readouterr().err
-    assert (tmp_path / "out/scores.csv").read_text().count("\n") == 1 + 15
+    error = capsys.readouterr().err.split("\r")[-1]
+    assert "2-1.png cannot be read: " in error and "; sample it again" in error and error.count("\n") == 1
+    (folders["b"] / "2-1.png").write_bytes(whole)
+    assert len(images) == 17 and ask(**folders) == 0 and len(images) == 18
 
 
 def test_a_score_that_is_no_number_is_refused(ask, folder, monkeypatch, capsys):
-    class Broken:
-        name, truncated = "broken", 0
-
-        def __call__(self, images, prompts):
-            return torch.full((len(images),), torch.nan)
-
-    monkeypatch.setattr(evaluate, "load", lambda *_: Broken())
+    monkeypatch.setattr(scorers.Redness, "score", lambda self, inputs, prompts: inputs / 0)
     assert ask(a=folder("a", A), b=folder("b", B)) == 2
-    assert "broken scores" in capsys.readouterr().err
+    assert "0-0.png as inf: check its weights" in capsys.readouterr().err
+
+
+def test_damaged_scores_are_to_be_deleted(ask, folder, tmp_path, capsys):
+    folders = {"a": folder("a", A), "b": folder("b", B)}
+    ask(**folders)
+    (tmp_path / "out/scores-redness.sqlite").write_bytes(b"no database, but long enough to be one" * 99)
+    assert ask(**folders) == 2
+    assert "delete scores-redness*.sqlite to score the images anew" in capsys.readouterr().err
+
+
+def test_a_full_gpu_is_one_clear_line(ask, folder, capsys, monkeypatch):
+    def score(self, inputs, prompts):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+
+    monkeypatch.setattr(scorers.Redness, "score", score)
+    assert ask(a=folder("a", A)) == 2
+    assert "error: the GPU's memory does not hold a batch; end what else uses it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -189,21 +215,42 @@ def test_what_is_wrong_is_one_clear_line(folder, tmp_path, capsys, arguments, me
 
 
 def test_scores_are_all_that_memory_holds(folder, tmp_path, monkeypatch):
-    paths, sizes = [], []
-    load = scorers.load("redness")
+    paths, sizes, open_image = [], [], scoring.open_image
 
-    def counting(images, prompts):
-        sizes.append(len(images))
-        return load(images, prompts)
+    def score(self, inputs, prompts):
+        sizes.append((len(inputs), len(paths)))
+        return inputs
 
-    counting.name, counting.truncated = "redness", 0
-    monkeypatch.setattr(evaluate, "BATCH", 4)
-    monkeypatch.setattr(evaluate, "_open", lambda path, real=evaluate._open: paths.append(path) or real(path))
-    monkeypatch.setattr(evaluate, "load", lambda *_: counting)
-    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(scoring, "BATCH", 4)
+    monkeypatch.setattr(scoring, "open_image", lambda path: paths.append(path) or open_image(path))
+    monkeypatch.setattr(scorers.Redness, "score", score)
+    evaluate.score({"a": read_samples(folder("a", A))}, ["redness"], tmp_path)
+    assert sizes == [(4, 4), (4, 8), (1, 9)]
+
+
+class Elsewhere(scorers.Redness):
+    """Redness, as if on a GPU, with the process that prepared it."""
+
+    device, processes = "cuda", set()
+
+    def prepare(self, images):
+        return torch.stack([super().prepare(images), torch.full((len(images),), float(os.getpid()))])
+
+    def score(self, inputs, prompts):
+        self.processes.add(int(inputs[1, 0]))
+        return inputs[0]
+
+
+def test_other_processes_prepare_images_for_a_gpu(folder, tmp_path, monkeypatch):
     samples = {"a": read_samples(folder("a", A))}
-    evaluate.score(samples, ["redness"], tmp_path / "out")
-    assert sizes == [4, 4, 1] and len(paths) == 9
+    here = evaluate.score(samples, ["redness"], tmp_path)
+    (tmp_path / "scores-redness.sqlite").unlink()
+    monkeypatch.setattr(scoring, "BATCH", 2)
+    monkeypatch.setattr(scoring, "WORKERS", 2)
+    monkeypatch.setattr(evaluate, "load", lambda *_: Elsewhere())
+    there = evaluate.score(samples, ["redness"], tmp_path)
+    assert torch.equal(here["redness"]["a"], there["redness"]["a"])
+    assert len(Elsewhere.processes) == 2 and os.getpid() not in Elsewhere.processes
 
 
 def test_tables_are_laid_out_like_the_papers_with_its_figures_beside_ours():

@@ -156,6 +156,15 @@ def test_votes_of_something_else_are_refused(html, tmp_path, capsys, change, mes
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_a_key_without_its_columns_is_refused(html, tmp_path, capsys):
+    file = vote(tmp_path / "a.csv", key_of(tmp_path), "Ann", ["first"])
+    (tmp_path / "vote-key.csv").write_text(
+        (tmp_path / "vote-key.csv").read_text().replace("pair", "number", 1)
+    )
+    assert main(["evaluate", "--votes", file, "--out", str(tmp_path)]) == 2
+    assert "vote-key.csv has no column pair; its columns: study, number," in capsys.readouterr().err
+
+
 def test_votes_need_the_key_beside_the_page(tmp_path, capsys):
     assert main(["evaluate", "--votes", "x.csv", "--out", str(tmp_path)]) == 2
     assert "no vote-key.csv in" in capsys.readouterr().err

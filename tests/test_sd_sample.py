@@ -1,6 +1,12 @@
 """sd.judging.sample: folders of images that can be compared, model with model, image by image."""
 
 import csv
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +15,7 @@ from PIL import Image
 
 from sd import draw as drawing
 from sd import models
-from sd.__main__ import main
+from sd.__main__ import main, parser
 from sd.judging import sample
 from sd.judging.prompts import Prompt
 from sd.tiny.runs import PIPELINE
@@ -46,6 +52,15 @@ def test_a_folder_of_images_says_what_each_shows(ask, capsys):
         assert image.size == (32, 32)
         note = {"prompt": "a blue square on a white background", "seed": "3", "model": "pipeline"}
         assert rows[2]["prompt"] == note["prompt"] and image.text == note
+
+
+def test_the_defaults_are_those_of_the_papers_authors_and_of_the_device(ask):
+    given = parser().parse_args(["sample", "--model", "m", "--prompts", "p", "--out", "o"])
+    assert given.steps == 50 and given.precision is None
+    assert (
+        json.loads((ask("o")[1] / "sampling.json").read_text())["device and precision"]
+        == "cpu, torch.float32"
+    )
 
 
 def pixels(path):
@@ -88,9 +103,30 @@ def test_a_folder_of_other_images_is_refused_by_what_differs(ask, capsys):
     before = bytes_of(ask("o")[1])
     assert ask("o", "--seed", "1", "--steps", "3")[0] == 2
     assert "holds images made with another seed, steps; choose another --out" in capsys.readouterr().err
-    (ask("o")[1] / "sampling.json").unlink()
-    assert ask("o")[0] == 2 and "holds something other than samples" in capsys.readouterr().err
+    for damage in (lambda file: file.write_text("[]"), lambda file: file.unlink()):
+        damage(ask("o")[1] / "sampling.json")
+        capsys.readouterr()
+        assert ask("o")[0] == 2 and "holds something other than samples" in capsys.readouterr().err
     assert bytes_of(ask("o")[1]) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--guidance nan", "--guidance: nan is out of range"),
+        ("--guidance inf", "--guidance: inf is out of range"),
+        ("--steps 1000", "--steps 1000 must be below 1000, the number of steps of the model's training"),
+        ("--steps 1001", "--steps: 1001 is out of range"),
+        (f"--seed {2**128}", "--seed: 340282366920938463463374607431768211456 is out of range"),
+        ("--count 1001", "--count: 1001 is out of range"),
+        ("--batch 100000000000", "--batch: 100000000000 is out of range"),
+        ("--prefix good\udcff", "--prefix: 'good\\udcff' is not UTF-8"),
+    ],
+)
+def test_numbers_without_bounds_and_text_without_letters_are_one_clear_line(ask, capsys, arguments, message):
+    assert ask("o", *arguments.split())[0] == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_a_prefix_changes_the_image_but_neither_noise_nor_index(ask, monkeypatch):
@@ -164,3 +200,57 @@ def test_models_are_named_without_their_place(tmp_path):
     assert sample.model_name(tmp_path / "sd15") == "sd15"
     assert sample.model_name(tmp_path / "run" / "model") == "run"
     assert sample.model_name("run/lora") == "run"
+
+
+def test_two_processes_write_what_one_writes(ask, red, tmp_path):
+    """Of sample, evaluate and score-pairs; only the first process speaks."""
+    shutil.copytree(red, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+
+    def commands(out):
+        options = ["--prompts", f"{tmp_path}/prompts.txt", "--count", "2", "--steps", "2", "--batch", "3"]
+        for name, seed in (("a", "0"), ("b", "1")):
+            yield ["sample", "--model", str(PIPELINE), "--out", f"{out}/{name}", "--seed", seed, *options]
+        names = [f"a={out}/a", f"b={out}/b"]
+        yield ["evaluate", "--images", *names, "--scorers", "redness", "--out", f"{out}/judged"]
+        yield [
+            "score-pairs",
+            f"{tmp_path}/data",
+            "--scorer",
+            "redness",
+            "--out",
+            f"{tmp_path}/data/scored.csv",
+        ]
+
+    def content(folder):
+        files = [path for path in folder.rglob("*.*") if path.is_file() and path.suffix != ".sqlite"]
+        return {path.relative_to(folder): path.read_bytes() for path in files}
+
+    output = launch(list(commands(tmp_path / "two")))
+    assert output[0].count("done in") == 4 and output[1] == ""
+    two, scored = content(tmp_path / "two"), content(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/cache")
+    assert [main(command) for command in commands(tmp_path / "one")] == [0] * 4
+    assert content(tmp_path / "one") == two and len(two) == 2 * 10 + 6
+    assert content(tmp_path / "data") == scored
+
+
+def launch(commands):
+    """Runs commands in two processes, as accelerate launch does; what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    shared |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = "import json, sys; from sd.__main__ import main; [main(c) for c in json.loads(sys.argv[1])]"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(commands)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    output = [process.communicate(timeout=200) for process in processes]
+    assert all("error: " not in errors for _, errors in output), output
+    return [text for text, _ in output]

@@ -10,7 +10,7 @@ import torch
 from sd.__main__ import main
 from sd.feedback.images import read_image
 from sd.feedback.index import find_csv, open_index
-from sd.judging import score_pairs, scorers
+from sd.judging import score_pairs, scorers, scoring
 from sd.tiny import shapes
 from sd.trainer import train
 from toy.train import last
@@ -43,7 +43,7 @@ def test_both_images_of_each_pair_get_their_score_and_the_bounds_are_known(data,
     scores = []
     for row in table:
         for side in ("winner", "loser"):
-            pixels = read_image(data / row[side], shapes.PIXELS)[0] / 2 + 0.5
+            pixels = read_image(data / row[side], shapes.PIXELS)[0] / 255
             scores.append(float(row[f"{side}_score"]))
             assert scores[-1] == pytest.approx(shapes.redness(pixels[None]).item(), abs=1e-6)
     about = json.loads((data / "pairs-redness.json").read_text())
@@ -60,20 +60,18 @@ def test_smpo_trains_on_them(data, config):
     assert last(train(settings)).step == 1
 
 
-class Counting:
+class Counting(scorers.Redness):
     """redness, which counts images and is interrupted at one call."""
-
-    name, truncated = "redness", 0
 
     def __init__(self, stop_at=0):
         self.images, self.calls, self.stop_at = 0, 0, stop_at
 
-    def __call__(self, images, prompts):
+    def score(self, inputs, prompts):
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
-        self.images += len(images)
-        return scorers.Redness()(images, prompts)
+        self.images += len(inputs)
+        return inputs
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch, capsys):
@@ -84,7 +82,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(data, monkeypatch, capsys)
         monkeypatch.setattr(score_pairs, "load", lambda spec, device, scorer=scorer: scorer)
         assert run(data) == code
         assert (data / "pairs-redness.csv").exists() == (code == 0)
-    assert first.images == score_pairs.BATCH and first.images + second.images == 48 and third.images == 0
+    assert first.images == scoring.BATCH and first.images + second.images == 48 and third.images == 0
     assert (data / "pairs-redness.csv").read_text() == (data / "whole.csv").read_text()
     assert "run the same command again to resume" in capsys.readouterr().err
 
@@ -100,6 +98,26 @@ def test_other_weights_and_other_images_are_scored_anew(data, tmp_path):
     run(data)
     table = rows(data / "pairs-redness.csv")
     assert table[0]["winner_score"] == table[1]["winner_score"]
+
+
+def test_nothing_is_replaced_but_what_score_pairs_wrote(data, red, capsys):
+    assert run(data) == 0 and run(data) == 0
+    capsys.readouterr()
+    shutil.copy(red / "pairs.csv", data / "mine.csv")  # with scores
+    shutil.copy(red / "pairs.csv", data / "about.csv")
+    (data / "about.json").write_text('{"scorer": "mine"}')
+    (data / "list.json").write_text("[]")
+    (data / "pairs-edited.csv").write_text(
+        (data / "pairs-redness.csv").read_text().replace("caption", "text")
+    )
+    shutil.copy(data / "pairs-redness.json", data / "pairs-edited.json")
+    before = {path: path.read_bytes() for path in data.iterdir() if path.is_file()}
+    for name in ("mine", "about", "list", "pairs-edited", "x" * 252):
+        assert run(data, "--out", str(data / f"{name}.csv")) == 2
+        assert (
+            f"{name}.json exists, but not from score-pairs: choose another --out" in capsys.readouterr().err
+        )
+    assert before == {path: path.read_bytes() for path in data.iterdir() if path.is_file()}
 
 
 def test_corrupt_images_are_named_and_left_out_with_their_pair(data, capsys):
@@ -125,14 +143,15 @@ def test_what_is_wrong_is_reported_in_one_line(data, capsys, monkeypatch, tmp_pa
     says("no folder or CSV file", str(tmp_path / "no"), "--scorer", "redness")
     says("unknown scorer 'beauty'", str(data), "--scorer", "beauty")
     says("the following arguments are required: --scorer", str(data))
-    for out in (tmp_path / "x.csv", data / "pairs.csv"):
+    for out in (tmp_path / "x.csv", data / "pairs.csv", data / "images.png", data / "pairs", data):
         says("--out must be another CSV in", str(data), "--scorer", "redness", "--out", str(out))
     (data / "likes.csv").write_text("file_name,caption,label\nimages/00000-liked.png,a,liked\n")
     says("has likes and dislikes", str(data / "likes.csv"), "--scorer", "redness")
-    monkeypatch.setattr(
-        scorers.Redness, "__call__", lambda self, images, prompts: torch.full((len(images),), torch.nan)
-    )
-    says("scores that are not numbers", str(data), "--scorer", "redness")
+    monkeypatch.setattr(scorers.Redness, "score", lambda self, inputs, prompts: inputs * torch.nan)
+    says("00000-liked.png as nan: check its weights", str(data), "--scorer", "redness")
+    (data / "cache/pairs/scores-redness.sqlite").write_bytes(b"no database" * 999)
+    says("cache/pairs: delete scores-redness*.sqlite to score", str(data), "--scorer", "redness")
+    (data / "cache/pairs/scores-redness.sqlite").unlink()
     for path in (data / "images").iterdir():
         path.write_bytes(b"")
     says("has two images that can be read", str(data), "--scorer", "redness")

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import pytest
 import torch
@@ -93,9 +94,7 @@ def test_clip_and_pickscore_are_those_of_transformers(clip, model, images):
     clip_scorer = scorers.load(f"clip={clip}")
     scores = clip_scorer(images, PROMPTS)
     torch.testing.assert_close(scores, (100 * cosine).clamp(min=0), rtol=1e-4, atol=1e-4)
-    assert scores.dtype == torch.float32 and clip_scorer.truncated == 1
-    clip_scorer(images, PROMPTS)
-    assert clip_scorer.truncated == 1  # the same prompt
+    assert scores.dtype == torch.float32 and clip_scorer.too_long == {PROMPTS[3]}
 
 
 @pytest.mark.parametrize("name", ["pickscore", "imagereward"])
@@ -107,6 +106,21 @@ def test_scores_do_not_depend_on_the_batch(clip, blip, images, name):
     turned = scorer(images[::-1], PROMPTS[::-1]).flip(0)
     torch.testing.assert_close(whole, turned, rtol=1e-4, atol=1e-5)
     assert (whole - scorer(images, PROMPTS[::-1])).abs().max() > 1e-3  # prompts matter
+
+
+def test_other_processes_prepare_images_without_the_weights(clip, blip, images):
+    for spec in (f"clip={clip}", f"imagereward={blip[0]}"):
+        scorer = scorers.load(spec)
+        copied = pickle.loads(pickle.dumps(scorer))
+        assert torch.equal(copied.prepare(images), scorer.prepare(images))
+        assert not [part for part in vars(copied).values() if isinstance(part, torch.nn.Module)]
+
+
+def test_of_a_long_image_the_middle_is_scored_in_little_memory(clip):
+    stripes = Image.linear_gradient("L").rotate(90).convert("RGB").resize((200_000, 2))
+    scorer = scorers.load(f"clip={clip}")
+    long, middle = scorer.prepare([stripes]), scorer.prepare([stripes.crop((99_000, 0, 101_000, 2))])
+    torch.testing.assert_close(long, middle, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -186,7 +200,7 @@ def test_hpsv2_is_open_clips_forward_pass(clip, images):
     for image, prompt, score in zip(images, PROMPTS, scores, strict=True):
         pixels = to_pixels(image)
         high, wide = (round(SIDE / max(image.size) * length) for length in pixels.shape[1:])
-        pixels = F.interpolate(pixels[None], (high, wide), mode="bicubic", antialias=True)[0]
+        pixels = F.interpolate(pixels[None], (high, wide), mode="bicubic", antialias=False)[0]
         left, top = (SIDE - wide) // 2, (SIDE - high) // 2
         pixels = F.pad(pixels, (left, SIDE - wide - left, top, SIDE - high - top))
         x = F.conv2d(((pixels - MEAN) / STD)[None], state["visual.conv1.weight"], stride=PATCH)
@@ -261,7 +275,7 @@ def test_imagereward_is_blips_forward_pass_and_an_mlp(blip, images):
     ids = [[2, 5, 6, 7, 8, 3], [2, 5, 3], [2, 9, 6, 8, 10, 5, 8, 3], [2, *[6] * 33, 3]]
     scorer = scorers.load(f"imagereward={folder}")
     scores = scorer(images, prompts)
-    assert scorer.truncated == 1 and scores.std() > 0.005
+    assert scorer.too_long == {prompts[3]} and scores.std() > 0.005
     for image, tokens, score in zip(images, ids, scores, strict=True):
         see, say = "blip.visual_encoder.", "blip.text_encoder."
         proj = (state[f"{see}patch_embed.proj.weight"], state[f"{see}patch_embed.proj.bias"])
@@ -341,7 +355,11 @@ def change_file(folder, name, change):
         (lambda f: (f / "config.json").unlink(), "no config.json in"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: "),
         (lambda f: (f / "model.safetensors").write_bytes(b"half"), "cannot be read as safetensors"),
-        (lambda f: (f / "model.safetensors").rename(f / "model.bin"), "model.bin is not opened"),
+        (lambda f: (f / "model.safetensors").rename(f / "model.bin"), "/model.bin is not opened"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "pytorch_model.bin is not opened.*as model.safetensors",
+        ),
         (lambda f: change_file(f, "model.safetensors", lambda s: s.pop("visual_projection.weight")), "lacks"),
         (
             lambda f: change_file(f, "model.safetensors", lambda s: s.update(more=torch.ones(1))),

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from sd import models
 from sd.config import Config
 from sd.feedback.draws import find_drawn
-from sd.feedback.images import UNREADABLE, read_image
+from sd.feedback.images import UNREADABLE, read_image, to_unit
 from sd.feedback.index import Index
 from sd.feedback.store import Rows, Store, key
 from toy.errors import InputError
@@ -141,7 +141,7 @@ class Cache:
             keys, contents, sizes, pixels = zip(*part, strict=True)
             rows = {"keys": np.array(keys), "contents": np.array(contents)}
             if self.config.cached:
-                moments = models.encode_images(pipeline, torch.stack(pixels).to(pipeline.vae.device))
+                moments = models.encode_images(pipeline, to_unit(torch.stack(pixels).to(pipeline.vae.device)))
                 mean, deviation = (part.half().cpu().numpy() for part in moments.chunk(2, 1))
                 rows |= {"latents": mean, "sizes": np.array(sizes, np.int32)}
                 rows |= {"deviations": deviation} if self.deviation else {}
@@ -201,7 +201,7 @@ def _needs_deviation(folder: Path, pipeline: DiffusionPipeline, index: Index, si
     images = _Files(index, size, [numbers[: index.images]])[0]
     needed = True
     if images:
-        pixels = torch.stack([pixels for *_, pixels in images]).to(pipeline.vae.device)
+        pixels = to_unit(torch.stack([pixels for *_, pixels in images]).to(pipeline.vae.device))
         mean, deviation = models.encode_images(pipeline, pixels).chunk(2, 1)
         needed = bool(deviation.square().mean() > (mean.half() - mean).square().mean())
     folder.mkdir(parents=True, exist_ok=True)

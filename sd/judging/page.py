@@ -10,8 +10,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from PIL import Image
 
+from sd.feedback.images import open_image
 from sd.feedback.table import Reader
 from toy.errors import InputError
 from toy.files import save_atomically, save_csv
@@ -87,7 +87,10 @@ def count_votes(files: list[Path], out: Path) -> Path:
     A judge's last vote on a pair counts. Raises InputError naming a row that is wrong."""
     if not (out / "vote-key.csv").is_file():
         raise InputError(f"no vote-key.csv in {out}; --out must be the folder that holds the page")
-    key = {row["pair"]: row for _, row in Reader(out / "vote-key.csv")}
+    reader = Reader(out / "vote-key.csv")
+    for name in KEY:
+        reader.need(name)
+    key = {row["pair"]: row for _, row in reader}
     votes: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for file in files:
         if not file.is_file():
@@ -128,8 +131,7 @@ def _digest(*parts: str) -> str:
 
 def _data_uri(path: Path) -> str:
     """An image as text for the page, encoded anew, so that nothing in it tells which model drew it."""
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    image = open_image(path)
     image.thumbnail((SIDE, SIDE))
     kind = "png" if max(image.size) <= 128 else "jpeg"
     image.info, buffer = {}, io.BytesIO()

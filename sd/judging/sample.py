@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
+from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sd import models
 from sd.draw import BATCH, draw_batch, name_noises
-from sd.feedback.images import UNREADABLE
+from sd.judging.machine import gpu_memory, start
 from sd.judging.prompts import Prompt, read_prompts
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv, save_json
@@ -23,26 +23,28 @@ from toy.files import output_folder, save_atomically, save_csv, save_json
 COLUMNS = ("file_name", "prompt", "style", "number", "index")  # of index.csv
 
 
+@gpu_memory("use a smaller --batch")
 def main(
-    model: str, prompts: str, out: str, *, lora: str | None, prefix: str, precision: str, **options
+    model: str, prompts: str, out: str, *, lora: str | None, prefix: str, precision: str | None, **options
 ) -> list[Path]:
     """Load a model, report what is unusual about the prompts, and draw. Returns index.csv."""
+    state, device = start()
     texts, folder = read_prompts(prompts), output_folder(out)
     pipeline, name = models.load(model), model_name(model)
     if lora:
         load_lora(pipeline, lora)
         name += f" + {model_name(lora)}"
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu", models.DTYPES[precision])
+    pipeline.to(device, models.DTYPES[precision or ("bf16" if device == "cuda" else "fp32")])
+    if device == "cuda":
+        pipeline.vae.enable_slicing()  # to decode a batch of XL at once would take 50 GB
+    say = print if state.is_main_process else lambda text: None
     if too_long := count_too_long(pipeline, [prefix + prompt.text for prompt in texts]):
-        print(f"{too_long} of {len(texts)} prompts are longer than the text encoder takes, and are cut")
+        say(f"{too_long} of {len(texts)} prompts are longer than the text encoder takes, and are cut")
     if repetitions := len(texts) - len({prompt.text for prompt in texts}):
-        print(f"{repetitions} of {len(texts)} prompts repeat an earlier one; each has a noise of its own")
-    try:
-        index = sample(pipeline, texts, folder, name=name, prefix=prefix, **options)
-    except torch.cuda.OutOfMemoryError as error:
-        raise InputError("the GPU's memory does not hold a batch; use a smaller --batch") from error
-    print(f"{len(texts) * options['count']} images of {len(texts)} prompts")
-    return [index]
+        say(f"{repetitions} of {len(texts)} prompts repeat an earlier one; each has a noise of its own")
+    index = sample(pipeline, texts, folder, name=name, prefix=prefix, **options)
+    say(f"{len(texts) * options['count']} images of {len(texts)} prompts")
+    return [index] if state.is_main_process else []
 
 
 def sample(
@@ -59,8 +61,12 @@ def sample(
     prefix: str = "",
 ) -> Path:
     """Draw `count` images per prompt into a folder, as PNG files that record prompt, seed and model. Returns
-    index.csv, which is written last. A prefix goes before every prompt, but changes neither the index nor the
-    noise. Raises InputError if the folder holds images made in another way."""
+    index.csv, which is written last. Of n processes, each draws every n-th batch. A prefix goes before every
+    prompt, but changes neither the index nor the noise. Raises InputError if the folder holds images made in
+    another way, or if there are too many steps."""
+    state, most = PartialState(), pipeline.scheduler.config.num_train_timesteps
+    if steps >= most:
+        raise InputError(f"--steps {steps} must be below {most}, the number of steps of the model's training")
     settings = {
         "model": name,
         "weights": [models.digest(part) for part in (pipeline.unet, *models.encoders(pipeline))],
@@ -69,13 +75,16 @@ def sample(
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],
     }
     settings |= {"prefix": prefix, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
-    _claim(out, settings | {"batch": batch})
+    with state.main_process_first():
+        _claim(out, settings | {"batch": batch})
     rows = [(f"{p:05d}-{i}.png", *prompt, p, i) for p, prompt in enumerate(prompts) for i in range(count)]
     noises = list(name_noises([prompt for _, prompt, *_ in rows]))
     batches = [slice(k, k + batch) for k in range(0, len(rows), batch)]
+    batches = batches[state.process_index :: state.num_processes]
     # a batch that lacks an image is drawn again as a whole, so that its images are the same to the bit
     todo = [part for part in batches if not all(_readable(out / file) for file, *_ in rows[part])]
-    for part in tqdm(todo, name, initial=len(batches) - len(todo), total=len(batches), leave=False):
+    skip, quiet = len(batches) - len(todo), not state.is_main_process
+    for part in tqdm(todo, name, initial=skip, total=len(batches), leave=False, disable=quiet):
         texts = [prefix + prompt for _, prompt, *_ in rows[part]]
         images = draw_batch(pipeline, texts, noises[part], steps, guidance, seed)
         for image, (file, prompt, *_) in zip(images, rows[part], strict=True):
@@ -84,7 +93,8 @@ def sample(
                 note.add_itxt(key, value)
             pixels = Image.fromarray((255 * image.permute(1, 2, 0)).round().byte().numpy())
             save_atomically(out / file, lambda path, p=pixels, n=note: p.save(path, pnginfo=n))
-    return save_csv(out / "index.csv", COLUMNS, rows)
+    state.wait_for_everyone()
+    return out / "index.csv" if quiet else save_csv(out / "index.csv", COLUMNS, rows)
 
 
 def _claim(out: Path, settings: dict) -> None:
@@ -92,8 +102,8 @@ def _claim(out: Path, settings: dict) -> None:
     file = out / "sampling.json"
     if any(out.iterdir()):
         try:
-            theirs = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+            theirs = {} | json.loads(file.read_text())
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{out} holds something other than samples; choose another --out") from error
         other = ", ".join(key for key, value in settings.items() if theirs.get(key) != value)
         if other:
@@ -105,7 +115,7 @@ def _readable(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.verify()
-    except UNREADABLE:
+    except Exception:  # PIL's are of any kind
         return False
     return True
 

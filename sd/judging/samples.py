@@ -58,8 +58,8 @@ def differences(samples: dict[str, Samples]) -> list[str]:
     lines, (first, *others) = [], samples
     for name in others:
         try:
-            a, b = (json.loads((samples[m].folder / "sampling.json").read_text()) for m in (first, name))
-        except (OSError, ValueError):
+            a, b = ({} | json.loads((samples[m].folder / "sampling.json").read_text()) for m in (first, name))
+        except (OSError, ValueError, TypeError):
             continue  # drawn by another program
         other = [key for key in ("seed", "steps", "guidance", "scheduler") if a.get(key) != b.get(key)]
         if other:

@@ -2,8 +2,7 @@
 
 redness and following need no files. The others read published weights from a folder: clip, pickscore,
 aesthetic, hpsv2 and imagereward. Weights are read from safetensors only, and used in float32. A scorer takes
-a batch of RGB images with their prompts and returns scores (n,) on the CPU; `truncated` counts the different
-prompts that were cut because they are longer than its text encoder takes.
+a batch of RGB images with their prompts and returns scores (n,) on the CPU.
 """
 
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 
 from sd import models
 from sd.judging.weights import BLIP, find, fit, from_open_clip, head, part, read, rename
@@ -26,35 +25,59 @@ VISION |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 16}  # si
 LANGUAGE = {"num_attention_heads": 12, "encoder_hidden_size": 1024}  # its other sizes are BERT's
 
 
-class Redness:
+class Scorer:
+    """Scores what it has prepared. To prepare images takes no weights, and may be done in another process.
+    Prompts that are cut, because they are longer than the text encoder takes, are added to `too_long`."""
+
+    device, too_long = "cpu", frozenset()
+
+    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+        return self.score(self.prepare(images), prompts)
+
+
+class Redness(Scorer):
     """The mean of the red channel minus the mean of all channels (Li et al. 2024, Figure 7)."""
 
-    name, truncated = "redness", 0
+    name = "redness"
 
-    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+    def prepare(self, images: Images) -> Tensor:
         return torch.cat([shapes.redness(_pixels(image)) for image in images])
 
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
+        return inputs
 
-class Following:
+
+class Following(Scorer):
     """1 if an image shows all that its prompt, a caption of the tiny world, asks for; else 0."""
 
-    name, truncated = "following", 0
+    name = "following"
 
-    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
+    def prepare(self, images: Images) -> Tensor:
+        size = (shapes.PIXELS, shapes.PIXELS)
+        images = [image if image.size == size else image.resize(size, Image.BOX) for image in images]
+        return torch.cat([_pixels(image) for image in images])
+
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
         for prompt in prompts:
             if prompt not in shapes.BY_CAPTION:
                 captions = f"captions of the tiny world, such as '{shapes.SCENES[0].caption}'"
                 raise InputError(f"the scorer 'following' knows only {captions}, not '{prompt}'")
-        size = (shapes.PIXELS, shapes.PIXELS)
-        pixels = [_pixels(image if image.size == size else image.resize(size, Image.BOX)) for image in images]
-        return shapes.follows(torch.cat(pixels), prompts).float()
+        return shapes.follows(inputs, prompts).float()
 
 
-class Published:
+class Published(Scorer):
     """A scorer with published weights and a tokenizer."""
 
     def __init__(self, folder: Path, device: str):
-        self.folder, self.device, self.truncated, self._too_long = folder, device, 0, set()
+        self.folder, self.device, self.too_long = folder, device, set()
+
+    def __getstate__(self) -> dict:
+        """For processes that prepare images: all but the weights."""
+        return {name: part for name, part in vars(self).items() if not isinstance(part, nn.Module)}
+
+    def prepare(self, images: Images) -> Tensor:
+        """(n, 3, H, W): the shorter side resized, the centre cropped, and the colours normalised."""
+        return self.processor([_middle(image) for image in images], return_tensors="pt").pixel_values
 
     def file(self, pattern: str) -> Path:
         return find(self.folder, pattern, f"{self.name} reads {self.source}")
@@ -62,8 +85,7 @@ class Published:
     def tokens(self, prompts: list[str]) -> dict[str, Tensor]:
         """input_ids and attention_mask (n, L), cut to the length that the text encoder takes."""
         lengths = [len(ids) for ids in self.tokenizer(prompts).input_ids]
-        self._too_long |= {p for p, length in zip(prompts, lengths, strict=True) if length > self.limit}
-        self.truncated = len(self._too_long)
+        self.too_long |= {p for p, length in zip(prompts, lengths, strict=True) if length > self.limit}
         options = {"padding": True, "truncation": True, "max_length": self.limit, "return_tensors": "pt"}
         tokens = self.tokenizer(prompts, **options).to(self.device)
         return {k: tokens[k] for k in ("input_ids", "attention_mask")}
@@ -80,7 +102,7 @@ class CLIPScore(Published):
         self.tokenizer = self._read(transformers.CLIPTokenizer, "tokenizer.json", "vocab.json")
         self.processor = self._read(_image_processor(), "preprocessor_config.json")
         config = self._read(transformers.CLIPConfig, "config.json")
-        self.limit = config.text_config.max_position_embeddings
+        self.limit, self.side = config.text_config.max_position_embeddings, config.vision_config.image_size
         weights, state = self.weights()
         self.model = fit(transformers.CLIPModel, config, state, weights).to(device)
 
@@ -97,13 +119,9 @@ class CLIPScore(Published):
         path = self.file("model.safetensors")
         return path, read(path)
 
-    def pixels(self, images: Images) -> Tensor:
-        """(n, 3, H, W): the shorter side resized, the centre cropped, and the colours normalised."""
-        return self.processor(images, return_tensors="pt").pixel_values
-
-    def image(self, images: Images) -> Tensor:
+    def image(self, pixels: Tensor) -> Tensor:
         """Embeddings (n, D) of length 1."""
-        features = self.model.vision_model(pixel_values=self.pixels(images).to(self.device)).pooler_output
+        features = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
         return F.normalize(self.model.visual_projection(features), dim=-1)
 
     def text(self, prompts: list[str]) -> Tensor:
@@ -115,8 +133,8 @@ class CLIPScore(Published):
         return (100 * cosine).clamp(min=0)
 
     @torch.no_grad()
-    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
-        return self.scale((self.image(images) * self.text(prompts)).sum(-1)).cpu()
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
+        return self.scale((self.image(inputs) * self.text(prompts)).sum(-1)).cpu()
 
 
 class PickScore(CLIPScore):
@@ -141,15 +159,16 @@ class HPSv2(CLIPScore):
         path = self.file("HPS*.safetensors")
         return path, from_open_clip(read(path))
 
-    def pixels(self, images: Images) -> Tensor:
+    def prepare(self, images: Images) -> Tensor:
         """(n, 3, H, W): the longer side resized, the rest black, and the colours normalised."""
-        side = self.model.config.vision_config.image_size
+        side = self.side
         mean = torch.tensor(self.processor.image_mean).view(3, 1, 1)
         std = torch.tensor(self.processor.image_std).view(3, 1, 1)
         out = torch.zeros(len(images), 3, side, side)
         for k, image in enumerate(images):
             high, wide = (max(round(side / max(image.size) * x), 1) for x in image.size[::-1])
-            small = F.interpolate(_pixels(image), (high, wide), mode="bicubic", antialias=True)
+            # no antialias: torchvision had none for tensors when these weights and their scores were made
+            small = F.interpolate(_pixels(image), (high, wide), mode="bicubic")
             top, left = (side - high) // 2, (side - wide) // 2
             out[k, :, top : top + high, left : left + wide] = small[0]
         return (out - mean) / std
@@ -174,8 +193,8 @@ class Aesthetic(CLIPScore):
         self.head = head(read(path), self.model.config.projection_dim, path).to(device)
 
     @torch.no_grad()
-    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
-        return self.head(self.image(images))[:, 0].cpu()
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
+        return self.head(self.image(inputs))[:, 0].cpu()
 
 
 class ImageReward(Published):
@@ -205,9 +224,8 @@ class ImageReward(Published):
         self.head = head(part(state, "mlp."), config.hidden_size, path).to(device)
 
     @torch.no_grad()
-    def __call__(self, images: Images, prompts: list[str]) -> Tensor:
-        pixels = self.processor(images, return_tensors="pt").pixel_values.to(self.device)
-        image = self.vision_model(pixel_values=pixels).last_hidden_state
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
+        image = self.vision_model(pixel_values=inputs.to(self.device)).last_hidden_state
         text = self.text_model(**self.tokens(prompts), encoder_hidden_states=image).last_hidden_state
         reward = self.head(text[:, 0])[:, 0]
         return ((reward - self.mean) / self.std).cpu()
@@ -215,16 +233,13 @@ class ImageReward(Published):
 
 KINDS = (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
 SCORERS = {kind.name: kind for kind in KINDS}
-Scorer = Redness | Following | Published
 
 
 def load(spec: str, device: str = "cpu") -> Scorer:
     """The scorer for `name` or `name=DIR`. Raises InputError for an unknown name, for missing files (telling
     what to download), and for weights of another architecture."""
     models.quiet()
-    name, _, folder = spec.partition("=")
-    if name not in SCORERS:
-        raise InputError(f"unknown scorer '{name}': use one of {', '.join(SCORERS)}")
+    name, folder = split(spec)
     kind = SCORERS[name]
     if not issubclass(kind, Published):
         if folder:
@@ -235,9 +250,17 @@ def load(spec: str, device: str = "cpu") -> Scorer:
     return kind(Path(folder), device)
 
 
+def split(spec: str) -> tuple[str, str]:
+    """Name and folder of a scorer. Raises InputError for an unknown name."""
+    name, _, folder = spec.partition("=")
+    if name not in SCORERS:
+        raise InputError(f"unknown scorer '{name}': use one of {', '.join(SCORERS)}")
+    return name, folder
+
+
 def fingerprint(spec: str) -> str:
     """A scorer's name and the names, sizes and times of its weights: by these, scores are told apart."""
-    name, _, folder = spec.partition("=")
+    name, folder = split(spec)
     files = sorted(Path(folder).glob("*.safetensors")) if folder else []
     return " ".join([name, *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)])
 
@@ -245,6 +268,12 @@ def fingerprint(spec: str) -> str:
 def _pixels(image: Image.Image) -> Tensor:
     """(1, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The middle of a long image: what is cropped anyway would fill the memory when it is resized."""
+    margins = [max(0, side - 16 * min(image.size)) // 2 for side in image.size]
+    return ImageOps.crop(image, (*margins, *margins)) if any(margins) else image
 
 
 def _image_processor() -> type:

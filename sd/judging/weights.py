@@ -49,12 +49,14 @@ def find(folder: Path, pattern: str, why: str) -> Path:
     if files:
         names = " and ".join(path.name for path in files)
         raise InputError(f"{folder} has {names}: keep only the one to use")
-    for other in folder.glob(Path(pattern).stem + ".*"):
+    stem = Path(pattern).stem
+    for other in (*folder.glob(f"{stem}.*"), *folder.glob(f"pytorch_{stem}.*")):
         if other.suffix in (".pt", ".pth", ".bin"):
+            name = other.with_suffix(".safetensors").name.removeprefix("pytorch_")
             raise InputError(
-                f"{other} is not opened, because such a file can run code: if you trust it, read it with "
-                "torch.load and weights_only=True, and save its tensors with safetensors.torch.save_file as "
-                f"{other.with_suffix('.safetensors').name}"
+                f"{other} is not opened, because such a file can run code: download {name} if it exists; or "
+                "read the file by torch.load with weights_only=True, which runs none, and save its tensors "
+                f"(often under 'state_dict') by safetensors.torch.save_file as {name}"
             )
     raise InputError(f"no {pattern} in {folder}: {why}")
 
