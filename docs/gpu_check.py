@@ -1,4 +1,4 @@
-"""Everything a GPU has to prove, in one go: make gpu-check. It downloads nothing, and writes to out/gpu-check.
+"""Everything a GPU has to prove at once: make gpu-check. It downloads nothing, and writes to out/gpu-check.
 
 It measures the training step of every model, then takes a pipeline of Stable Diffusion's size with random
 weights through the manual: plan, train, resume, adapters, SmPO, sampling, scoring and, on several GPUs, two
