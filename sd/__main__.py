@@ -8,6 +8,7 @@ from toy.cli import Parser, add_command, number, run
 
 SCORERS = "redness, following, clip, pickscore, aesthetic, hpsv2, imagereward"
 COUNT = {"type": number(0, 1_000_000, int), "metavar": "N"}
+SEED = {"type": number(-1, 2**32 - 1, int), "metavar": "N", "default": 0}
 OUT = {"required": True, "metavar": "DIR"}
 
 
@@ -38,7 +39,7 @@ def parser() -> Parser:
     sub.add_argument("--prompts", required=True, metavar="FILE", help="text file, CSV, or PartiPrompts' TSV")
     sub.add_argument("--out", **OUT, help="folder for the images and index.csv")
     sub.add_argument("--count", **COUNT, default=5, help="images per prompt (5)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the starting noises (0)")
+    sub.add_argument("--seed", **SEED, help="seed of the starting noises (0)")
     sub.add_argument("--steps", **COUNT, default=20, help="denoising steps (20)")
     text = "guidance scale (the pipeline's own; the tiny one's is 3)"
     sub.add_argument("--guidance", type=float, metavar="G", help=text)
@@ -74,7 +75,7 @@ def parser() -> Parser:
 
     sub = command("tiny", "sd.tiny.build:main", "train the tiny pipeline from nothing, in minutes")
     sub.add_argument("--out", **OUT, help="folder for the pipeline; a pipeline there is replaced")
-    sub.add_argument("--seed", type=int, default=0, metavar="N", help="seed of images and weights (0)")
+    sub.add_argument("--seed", **SEED, help="seed of images and weights (0)")
 
     def study(name: str, function: str, about: str, seeds: int, fewest: int) -> Parser:
         sub = command(name, function, about, resumes=True)
