@@ -31,6 +31,8 @@ def parser() -> Parser:
     sub = command("prepare", "sd.feedback.prepare:prepare", "turn Pick-a-Pic v2 into feedback", resumes=True)
     sub.add_argument("source", help="parquet file, or folder of parquet files or of a saved dataset")
     sub.add_argument("--out", **OUT, help="folder for images, pairs.csv and feedback.csv")
+    text = "which part of the data: train (default), validation, test, or one of their _unique forms"
+    sub.add_argument("--split", default="train", metavar="NAME", help=text)
 
     about = "draw images of prompts, to judge a model"
     sub = command("sample", "sd.judging.sample:main", about, resumes=True)

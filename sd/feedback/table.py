@@ -15,20 +15,21 @@ class Reader:
     the number of its last line. In a .tsv file, tabs separate the columns and quotes are plain text."""
 
     def __init__(self, path: Path):
-        self.path, self.digest, self.line = path, hashlib.sha256(), 0
-        self.tabs = path.suffix == ".tsv"
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
-        self._csv = csv.DictReader(self._lines(), strict=True, **form)
+        self.path, self.tabs = path, path.suffix == ".tsv"
         try:
-            self.columns = [name.strip() for name in self._csv.fieldnames or []]
+            self.columns = [name.strip() for name in self._open().fieldnames or []]
         except csv.Error as error:
             raise InputError(f"{path}: {error}") from error
         for name, count in Counter(filter(None, self.columns)).most_common(1):
             if count > 1:
                 raise InputError(f"{path} has {count} columns of the name '{name}': keep one")
-        self._csv.fieldnames = self.columns
+
+    def _open(self) -> csv.DictReader:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
+        return csv.DictReader(self._lines(), strict=True, **form)
 
     def _lines(self) -> Iterator[str]:
+        self.digest, self.line = hashlib.sha256(), 0
         with open(self.path, "rb") as file:
             for self.line, line in enumerate(file, 1):
                 self.digest.update(line)
@@ -40,8 +41,11 @@ class Reader:
                     raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        rows = self._open()
         try:
-            for row in self._csv:
+            if rows.fieldnames:  # which reads the header
+                rows.fieldnames = self.columns
+            for row in rows:
                 if None in row or None in row.values():
                     raise self.error(f"has {'more' if None in row else 'fewer'} fields than the header")
                 if any(row.values()):  # not a row of nothing but commas
