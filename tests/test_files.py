@@ -74,6 +74,8 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_and_what_a_live_one_w
 def test_any_name_is_refused_in_one_line_or_taken(tmp_path):
     with pytest.raises(InputError, match="File name too long; choose another --out"):
         output_folder(tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match=r"a\\x00b: embedded null byte; choose another --out"):
+        output_folder("a\0b")
     with pytest.raises(InputError, match=r"cannot write .*: File name too long"):
         save_json(tmp_path / ("x" * 300), {})
 

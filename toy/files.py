@@ -29,8 +29,9 @@ def output_folder(path: str | Path, option: str = "--out") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another {option}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"cannot write to {folder}: {reason}; choose another {option}") from error
     return folder
 
 

@@ -97,16 +97,19 @@ def read(file: Path) -> Iterator[list[dict]]:
     import pyarrow
     from pyarrow import parquet
 
+    def rows(batch: pyarrow.RecordBatch) -> list[dict]:
+        batch.validate(full=True)  # a damaged one could crash Python
+        return batch.to_pylist()
+
     try:
         if file.suffix == ".parquet":
             table = parquet.ParquetFile(file)
             _check(file, table.schema_arrow.names)
-            batches = table.iter_batches(64, columns=list(COLUMNS))
-            yield from (batch.to_pylist() for batch in batches)
+            yield from map(rows, table.iter_batches(64, columns=list(COLUMNS)))
         else:
             with pyarrow.memory_map(str(file)) as source, pyarrow.ipc.open_stream(source) as stream:
                 _check(file, stream.schema.names)
-                yield from (batch.select(list(COLUMNS)).to_pylist() for batch in stream)
+                yield from (rows(batch.select(list(COLUMNS))) for batch in stream)
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         what = str(error).partition("\n")[0]
         raise InputError(f"{file} cannot be read: {what}; download it again") from error
@@ -122,11 +125,14 @@ def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
     """Add one comparison, and return what it is: one of pairs, ties and unusable."""
     # `datasets` wraps the bytes of an image in a dict
     images = [image["bytes"] if isinstance(image, dict) else image for image in (row["jpg_0"], row["jpg_1"])]
-    uids = row["image_0_uid"], row["image_1_uid"]
+    uids, caption = (row["image_0_uid"], row["image_1_uid"]), row["caption"] or ""
     safe = all(isinstance(u, str) and u.replace("-", "").isalnum() for u in uids)  # they become file names
-    whole = all(isinstance(image, bytes) and image for image in images)
+    whole = (
+        all(isinstance(i, bytes) and i for i in images) and isinstance(caption, str) and uids[0] != uids[1]
+    )
     if not row["has_label"] or row["label_0"] not in (0, 0.5, 1) or not safe or not whole:
         return "unusable"
+    caption = caption.replace("\0", " ")  # which no CSV may have
     names = []
     for i, (uid, data) in enumerate(zip(uids, images, strict=True)):
         names.append(f"images/{uid[:2]}/{uid}.jpg")
@@ -138,10 +144,10 @@ def _take(db: sqlite3.Connection, row: dict, out: Path) -> str:
         db.execute(
             """INSERT INTO images VALUES (?, ?, ?, ?, ?)
             ON CONFLICT (uid) DO UPDATE SET wins = wins + excluded.wins, losses = losses + excluded.losses""",
-            (uid, names[-1], row["caption"], int(won == 1), int(won == 0)),
+            (uid, names[-1], caption, int(won == 1), int(won == 0)),
         )
     if row["label_0"] == 0.5:
         return "ties"
     winner, loser = names if row["label_0"] == 1 else names[::-1]
-    db.execute("INSERT INTO pairs VALUES (?, ?, ?)", (winner, loser, row["caption"]))
+    db.execute("INSERT INTO pairs VALUES (?, ?, ?)", (winner, loser, caption))
     return "pairs"
