@@ -51,7 +51,10 @@ def load(
 ) -> tuple[dict[str, Tensor], dict]:
     """Tensors and state of a checkpoint. Raises InputError if its settings differ or if it is damaged: it
     must have tensors of these names and shapes."""
-    damaged = f"{path} is damaged (%s): delete it to resume from the one before"
+
+    def damaged(why: str) -> InputError:
+        return InputError(f"{path} is damaged ({why}): delete it to resume from the one before")
+
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "tensors.safetensors")
@@ -59,14 +62,14 @@ def load(
         if type(step) is not int:
             raise ValueError(f"step {step}")
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
-        raise InputError(damaged % repr(error)) from error
+        raise damaged(repr(error)) from error
     for name, value in settings.items():
         if theirs.get(name) != value:
             change = f"{name} was {theirs.get(name)}, now {value}"
             raise InputError(f"{path} belongs to another run: {change}; choose another --out")
     for name, shape in (shapes or {}).items():
         if name not in tensors or tensors[name].shape != shape:
-            raise InputError(damaged % f"no {name} of shape {tuple(shape)}")
+            raise damaged(f"no {name} of shape {tuple(shape)}")
     return tensors, state
 
 

@@ -18,7 +18,7 @@ SHAPES = {"policy.a": torch.Size((2, 3))}
 
 @pytest.fixture
 def saved(tmp_path):
-    return checkpoints.save(tmp_path, 5, TENSORS, {"settings": {"seed": 0}}, keep=2)
+    return checkpoints.save(tmp_path / "100%d", 5, TENSORS, {"settings": {"seed": 0}}, keep=2)
 
 
 def test_a_checkpoint_comes_back(saved):

@@ -113,7 +113,7 @@ def test_sft_draws_desirable_examples_only():
         (["--tune", "lora", "--lora-rank", "0"], "--lora-rank must be between 1 and 4096, not 0"),
         (["--lora-rank", "1000000000"], "--lora-rank must be between 1 and 4096"),
         (["--resolution", "1000000000000"], "--resolution must be between 0 and 16384"),
-        (["--batch", "100000000000"], "--batch must be between 1 and 4096"),
+        (["--batch", "100000000000"], "--batch must be between 0 and 4096"),
         (["--seed", str(2**128)], "--seed must be between 0 and 4294967295"),
         (["--steps", "9" * 400], "--steps must be between 1 and 99999999, not 999"),
         (["--steps", "9" * 5000], "argument --steps: invalid int value: '999"),

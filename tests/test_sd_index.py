@@ -149,11 +149,3 @@ def test_where_the_csv_is_looked_for(tmp_path):
         InputError, match=r"no pairs\.csv in .*it has feedback\.csv, for objectives on likes and dislikes"
     ):
         data.find_csv(str(tmp_path), True)
-
-
-def test_the_same_image_with_opposite_labels_is_found(example, tmp_path):
-    index = example(
-        tmp_path, HEADER, "a.png,x,liked", "b.png,y,liked", "c.png,x,disliked", "d.png,x,disliked"
-    )
-    assert index.find_opposites([b"1", b"2", b"1", b"3"]) == [("a.png", "c.png")]
-    assert index.find_opposites([b"", b"2", b"", b"3"]) == []  # unreadable ones are no duplicates
