@@ -13,6 +13,8 @@ from torch import Tensor
 from toy.errors import InputError
 from toy.files import save_folder
 
+NAME = "step-" + 8 * "[0-9]"
+
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep: int) -> Path:
     """Write folder/step-N, then remove all but the last `keep` checkpoints."""
@@ -32,23 +34,17 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep:
             f"cannot write the checkpoint of step {step} into {folder}: {error}; "
             f"make room and run the same command again, to {goal}"
         ) from error
-    for old in _complete(folder)[:-keep]:
+    for old in sorted(folder.glob(NAME))[:-keep]:
         shutil.rmtree(old)
     return path
 
 
 def latest(folder: Path) -> Path | None:
     """The last complete checkpoint in a folder, if any."""
-    return max(_complete(folder), default=None)
+    return max(folder.glob(NAME), default=None)
 
 
-def _complete(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-" + 8 * "[0-9]"))
-
-
-def load(
-    path: Path, settings: dict, shapes: dict[str, torch.Size] | None = None
-) -> tuple[dict[str, Tensor], dict]:
+def load(path: Path, settings: dict, shapes: dict | None = None) -> tuple[dict[str, Tensor], dict]:
     """Tensors and state of a checkpoint. Raises InputError if its settings differ or if it is damaged: it
     must have tensors of these names and shapes."""
 
@@ -58,9 +54,7 @@ def load(
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "tensors.safetensors")
-        theirs, step = dict(state["settings"]), state["step"]
-        if type(step) is not int:
-            raise ValueError(f"step {step}")
+        theirs, _ = dict(state["settings"]), range(state["step"])  # fails if that is no whole number
     except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
         raise damaged(repr(error)) from error
     for name, value in settings.items():

@@ -44,11 +44,7 @@ class Config:
         "diffusion_kto", "sft, csft, diffusion_kto, pairwise, diffusion_dpo or smpo", "objective"
     )
     utility: str = setting("kahneman_tversky", "for diffusion_kto, pairwise: a built-in name or file.py:name")
-    beta: float = setting(
-        5000.0,
-        "strength of the reward; choose it so that the logged spread, beta * std(g), is about 1",
-        low=1e-6,
-    )
+    beta: float = setting(5000.0, "strength of the reward; the logged spread should be about 1", low=1e-6)
     gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones", high=1)
     reference_point: str = setting(
         "batch",
@@ -78,17 +74,13 @@ class Config:
     total_batch: int = setting(
         0, "examples (images, or pairs) of a step, over all processes; batch and accumulate follow from it"
     )
-    batch: int = setting(
-        0, "examples in a batch of one process (0: what --total-batch leaves, or 2)", high=4096
-    )
+    batch: int = setting(0, "those in a batch of one process (0: what --total-batch leaves, or 2)", high=4096)
     accumulate: int = setting(0, "batches per step, each with its own reference point (0: the same, or 1)")
     lr: float = setting(1e-7, "learning rate", low=1e-12, high=10)
     warmup: int = setting(1000, "steps over which the learning rate rises from 0; then it stays")
     weight_decay: float = setting(0.01, "weight decay of AdamW", high=100)
     clip: float = setting(1.0, "largest norm of the gradient", low=1e-9)
-    ema: float = setting(
-        0.0, "decay of an average of the weights that is then saved (0: none)", high=0.999999
-    )
+    ema: float = setting(0.0, "decay of the average of the weights that is saved (0: none)", high=0.999999)
     optimizer: str = setting("adamw", "adamw, adamw8bit (needs bitsandbytes) or adafactor (less memory)")
     precision: str = setting(
         "bf16", "precision of the arithmetic: fp32, bf16 or fp16; trained weights are fp32"
@@ -187,10 +179,7 @@ def configure(recipe: str | None = None, **options) -> Config:
     config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     needs = config.run.needs
     reads = {"beta": needs.reference, "gamma": needs.undesirable and not needs.pairs}
-    reads |= {"inversion_steps": needs.inversion, "intersections": not needs.pairs}
-    reads |= dict.fromkeys(
-        ("reference_point", "weight_desirable", "weight_undesirable"), needs.reference_point
-    )
+    reads |= {"inversion_steps": needs.inversion, "reference_point": needs.reference_point}
     for name in options if is_main_process() else ():
         if not reads.get(name, True):
             print(f"note: {option(name)} changes nothing, since {config.objective} does not read it")

@@ -49,8 +49,8 @@ def run(parser: Parser, argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     suit_machine()
     os.environ["MPLBACKEND"] = "Agg"  # pictures go into files, also where there is no screen
-    for stream in (sys.stdout, sys.stderr):  # where a letter cannot be shown, its code is
-        stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):  # where a letter cannot be shown, its code is
+        sys.stdout.reconfigure(errors="backslashreplace")
     resumes = False
     try:
         for word in sys.argv[1:] if argv is None else argv:
@@ -66,10 +66,9 @@ def run(parser: Parser, argv: list[str] | None = None) -> int:
         return _fail(str(error))
     except UnicodeEncodeError as error:
         return _fail(f"'{error.object}' is not UTF-8 text: rename it")
-    except KeyboardInterrupt:
-        return _fail(f"interrupted; {_way_out(resumes)}")
-    except (OSError, sqlite3.Error) as error:
-        return _fail(f"{error}; when that is mended, {_way_out(resumes)}")
+    except (OSError, sqlite3.Error, KeyboardInterrupt) as error:
+        what = f"{error}; when that is mended," if isinstance(error, Exception) else "interrupted;"
+        return _fail(f"{what} run the same command again to {'resume' if resumes else 'start over'}")
     if is_main_process():
         print(f"done in {time.perf_counter() - start:.1f} s")
     return 0
@@ -103,10 +102,6 @@ def _load(name: str):
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _way_out(resumes: bool) -> str:
-    return f"run the same command again to {'resume' if resumes else 'start over'}"
 
 
 def _fail(message: str) -> int:

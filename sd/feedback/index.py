@@ -151,7 +151,8 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
 
 def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
     """(file, caption, desirable, None, line) of each row, except those that --intersections leaves out."""
-    file, caption = reader.need("file_name", "file_path", "winner"), reader.need("caption")  # no winner here
+    # winner is never there: it is named for those who meant pairs
+    file, caption = reader.need("file_name", "file_path", "winner"), reader.need("caption")
     label = reader.need("label", "split")
     if label == "label" and "split" in reader.columns:
         raise InputError(f"{reader.path} has the columns label and split, which may differ: remove one")

@@ -26,9 +26,6 @@ WHOLE = -1  # the number that stands for all batches of a file
 FEEDBACK = """
     SELECT file, caption, CASE WHEN wins = 0 THEN 'exclusive_lose' WHEN losses = 0 THEN 'exclusive_win'
     ELSE 'intersections' END FROM images WHERE wins + losses > 0 ORDER BY rowid"""
-TOTALS = """
-    SELECT total(pairs), total(ties), total(unusable), (SELECT count(*) FROM images WHERE wins + losses = 0)
-    FROM done"""
 TABLES = """
     CREATE TABLE IF NOT EXISTS images (uid TEXT PRIMARY KEY, file TEXT, caption TEXT, wins INT, losses INT);
     CREATE TABLE IF NOT EXISTS pairs (winner TEXT, loser TEXT, caption TEXT);
@@ -37,9 +34,8 @@ TABLES = """
 
 
 def prepare(source: str, out: str, split: str = "train") -> list[Path]:
-    """Convert one of SPLITS, and print the numbers of pairs and of what was left out. Returns what it wrote.
-    Raises InputError for an `out` that has another split, since training must not see what models are judged
-    by."""
+    """Convert a split, and print the numbers of pairs and of what was left out. Returns what it wrote. Raises
+    InputError if `out` has another split: training must not see what models are judged by."""
     files, folder = find(Path(source), split), output_folder(out)
     (folder / "images").mkdir(exist_ok=True)
     with closing(sqlite3.connect(folder / "prepare.sqlite")) as db:
@@ -66,9 +62,13 @@ def prepare(source: str, out: str, split: str = "train") -> list[Path]:
         likes = save_csv(folder / "feedback.csv", ("file_name", "caption", "split"), rows)
         rows = db.execute("SELECT * FROM pairs ORDER BY rowid")
         pairs = save_csv(folder / "pairs.csv", ("winner", "loser", "caption"), rows)
-        totals = db.execute(TOTALS).fetchone()
-    text = "{:.0f} pairs; left out {:.0f} ties, {:.0f} comparisons without label or image,"
-    print(f"{text} and {{}} images that were only in ties".format(*totals))
+        totals = db.execute("SELECT total(pairs), total(ties), total(unusable) FROM done").fetchone()
+        (tied,) = db.execute("SELECT count(*) FROM images WHERE wins + losses = 0").fetchone()
+    print(
+        "{:.0f} pairs; left out {:.0f} ties, {:.0f} comparisons without label or image,".format(*totals),
+        end="",
+    )
+    print(f" and {tied} images that were only in ties")
     return [likes, pairs, folder / "images"]
 
 
@@ -77,19 +77,16 @@ def find(source: Path, split: str) -> list[Path]:
     data/train-00000-of-00645.parquet or train/data-00000-of-00002.arrow, only the files of this split."""
     if os.path.isfile(source):
         return [source]
-    files = sorted([*source.rglob("*.parquet"), *source.rglob("data-*.arrow")])
+    files = {}  # by split
+    for file in sorted([*source.rglob("*.parquet"), *source.rglob("data-*.arrow")]):
+        words = [re.split("[-.]", name)[0] for name in reversed(file.relative_to(source).parts)]
+        files.setdefault(next((word for word in words if word in SPLITS), ""), []).append(file)
     if not files:
         raise InputError(f"no parquet or arrow file in {source}; download Pick-a-Pic v2 and name its folder")
-    splits = [_split(file.relative_to(source)) for file in files]
-    if any(splits) and split not in splits:
-        names = ", ".join(sorted(set(filter(None, splits))))
+    if split not in files and any(files):
+        names = ", ".join(sorted(filter(None, files)))
         raise InputError(f"{source} has no split {split}, but {names}: choose one by --split")
-    return [file for file, name in zip(files, splits, strict=True) if name == split or not any(splits)]
-
-
-def _split(file: Path) -> str | None:
-    words = [re.split("[-.]", name)[0] for name in reversed(file.parts)]
-    return next((word for word in words if word in SPLITS), None)
+    return files[split if any(files) else ""]
 
 
 def read(file: Path) -> Iterator[list[dict]]:

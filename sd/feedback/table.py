@@ -66,8 +66,8 @@ class Reader:
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
-        """The name of a file inside the CSV's folder in one form, whatever the ways to it. Raises InputError
-        for any other name."""
+        """One name for a file inside the CSV's folder, however it is written or linked. Raises InputError for
+        any other file."""
         root = str(self.path.parent.resolve())
         path = os.path.realpath(os.path.join(root, name))
         if os.path.isabs(name) or os.path.commonpath([root, path]) != root:
