@@ -180,8 +180,8 @@ def configure(recipe: str | None = None, **options) -> Config:
     needs = config.run.needs
     reads = {"beta": needs.reference, "gamma": needs.undesirable and not needs.pairs}
     reads |= {"inversion_steps": needs.inversion, "reference_point": needs.reference_point}
-    for name in options if is_main_process() else ():
-        if not reads.get(name, True):
+    for name, value in options.items() if is_main_process() else ():
+        if not reads.get(name, True) and value != getattr(Config, name):  # its default
             print(f"note: {option(name)} changes nothing, since {config.objective} does not read it")
     return config
 
