@@ -8,7 +8,7 @@ from toy.cli import Parser, add_command, number, run
 
 SCORERS = "redness, following, clip, pickscore, aesthetic, hpsv2, imagereward"
 COUNT = {"type": number(0, 1000, int), "metavar": "N"}
-SEED = {"type": number(-1, 2**32, int), "metavar": "N", "default": 0}
+SEED = {"type": number(-1, 2**32 - 1, int), "metavar": "N", "default": 0}
 OUT = {"required": True, "metavar": "DIR"}
 
 
@@ -17,9 +17,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: str, about: str, **options) -> Parser:
-        sub = add_command(commands, name, function, about, **options)
-        sub.register("type", None, text_argument)  # the type of options that have none
-        return sub
+        return add_command(commands, name, function, about, **options)
 
     about = "align a Stable Diffusion pipeline with your feedback"
     options = {"usage": "python -m sd train [RECIPE] [--SETTING VALUE ...]", "allow_abbrev": False}
@@ -33,6 +31,8 @@ def parser() -> Parser:
     sub = command("prepare", "sd.feedback.prepare:prepare", "turn Pick-a-Pic v2 into feedback", resumes=True)
     sub.add_argument("source", help="parquet file, or folder of parquet files or of a saved dataset")
     sub.add_argument("--out", **OUT, help="folder for images, pairs.csv and feedback.csv")
+    text = "which part of the data: train (default), validation, test, or one of their _unique forms"
+    sub.add_argument("--split", default="train", metavar="NAME", help=text)
 
     about = "draw images of prompts, to judge a model"
     sub = command("sample", "sd.judging.sample:main", about, resumes=True)
@@ -108,13 +108,6 @@ def parser() -> Parser:
     sub.add_argument("--compile", action="store_true", help="measure with torch.compile too")
     sub.add_argument("--seconds", type=number(0, 600), default=20.0, metavar="S", help="time per row (20)")
     return top
-
-
-def text_argument(text: str) -> str:
-    """The text itself. Raises ArgumentTypeError for bytes that are not UTF-8: they cannot be printed."""
-    if text != text.encode(errors="replace").decode():
-        raise argparse.ArgumentTypeError(f"{text!r} is not UTF-8")
-    return text
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -174,7 +174,7 @@ def measure(pipeline, config: Config, accelerator: Accelerator, seconds: float) 
     """(images or pairs per second and process, peak memory in GB) of a run's steps, on random examples."""
     gc.collect()  # the models of the row before refer to themselves, and so hold their memory
     torch.cuda.empty_cache()
-    rates, endless = [], {"steps": 10**9, "save_every": 10**9, "log_every": 10**9}
+    rates, endless = [], {"steps": 10**7, "save_every": 10**7, "log_every": 10**7}
     with tempfile.TemporaryDirectory() as out:
         config = replace(config, out=out, **endless)
         trainer = Trainer(config, accelerator, pipeline, MadeUp(pipeline.unet, config), {})

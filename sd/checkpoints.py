@@ -13,6 +13,8 @@ from torch import Tensor
 from toy.errors import InputError
 from toy.files import save_folder
 
+NAME = "step-" + 8 * "[0-9]"
+
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep: int) -> Path:
     """Write folder/step-N, then remove all but the last `keep` checkpoints."""
@@ -32,28 +34,36 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict, keep:
             f"cannot write the checkpoint of step {step} into {folder}: {error}; "
             f"make room and run the same command again, to {goal}"
         ) from error
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in sorted(folder.glob(NAME))[:-keep]:
         shutil.rmtree(old)
     return path
 
 
 def latest(folder: Path) -> Path | None:
     """The last complete checkpoint in a folder, if any."""
-    return max(folder.glob("step-*"), default=None)
+    return max(folder.glob(NAME), default=None)
 
 
-def load(path: Path, settings: dict) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and state of a checkpoint. Raises InputError if its settings differ or it is damaged."""
+def load(path: Path, settings: dict, shapes: dict | None = None) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and state of a checkpoint. Raises InputError if its settings differ or if it is damaged: it
+    must have tensors of these names and shapes."""
+
+    def damaged(why: str) -> InputError:
+        return InputError(f"{path} is damaged ({why}): delete it to resume from the one before")
+
     try:
         state = json.loads((path / "state.json").read_text())
         tensors = load_file(path / "tensors.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it to resume from the one before") from error
+        theirs, _ = dict(state["settings"]), range(state["step"])  # fails if that is no whole number
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+        raise damaged(repr(error)) from error
     for name, value in settings.items():
-        other = state["settings"].get(name)
-        if other != value:
-            change = f"{name} was {other}, now {value}"
+        if theirs.get(name) != value:
+            change = f"{name} was {theirs.get(name)}, now {value}"
             raise InputError(f"{path} belongs to another run: {change}; choose another --out")
+    for name, shape in (shapes or {}).items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise damaged(f"no {name} of shape {tuple(shape)}")
     return tensors, state
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from toy.cli import Parser
+from toy.cli import Parser, is_main_process
 from toy.errors import InputError
 
 RECIPES = Path(__file__).parent / "configs"
 RECIPE_NAMES = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+MOST = 99_999_999  # steps: the names of checkpoints have 8 digits
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHOICES = {
     "reference_point": ("batch", "mismatched", "none"),
@@ -24,10 +25,10 @@ CHOICES = {
 }
 
 
-def setting(default, about: str, group: str = "", low: int | None = None):
-    """A field with its line of help and its lowest value. In --help, `group` is the heading above this
-    setting and those that follow it."""
-    return field(default=default, metadata={"help": about, "group": group, "low": low})
+def setting(default, about: str, group: str = "", low: float = 0, high: float = MOST):
+    """A field with its line of help and, for a number, its lowest and highest value. In --help, `group` is
+    the heading above this setting and those that follow it."""
+    return field(default=default, metadata={"help": about, "group": group, "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -43,49 +44,43 @@ class Config:
         "diffusion_kto", "sft, csft, diffusion_kto, pairwise, diffusion_dpo or smpo", "objective"
     )
     utility: str = setting("kahneman_tversky", "for diffusion_kto, pairwise: a built-in name or file.py:name")
-    beta: float = setting(
-        5000.0, "strength of the reward; choose it so that the logged spread, beta * std(g), is about 1"
-    )
-    gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones")
+    beta: float = setting(5000.0, "strength of the reward; the logged spread should be about 1", low=1e-6)
+    gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones", high=1)
     reference_point: str = setting(
         "batch",
         "mean reward of: the batch of all processes; the same images with mismatched captions; or none",
     )
-    weight_desirable: float = setting(1.0, "weight of desirable examples (lambda_d)", low=0)
-    weight_undesirable: float = setting(1.0, "weight of undesirable examples (lambda_u)", low=0)
+    weight_desirable: float = setting(1.0, "weight of desirable examples (lambda_d)")
+    weight_undesirable: float = setting(1.0, "weight of undesirable examples (lambda_u)")
     inversion_steps: int = setting(
-        9, "for smpo: strides of an inversion over all of t, two model calls each", low=1
+        9, "for smpo: strides of an inversion over all of t, two model calls each", low=1, high=1000
     )
     eps_weighting: bool = setting(False, "with v-prediction: measure errors in eps; a beta for eps then fits")
 
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
-    resolution: int = setting(0, "side of an image in pixels (0: the model's own)")
+    resolution: int = setting(0, "side of an image in pixels (0: the model's own)", high=16384)
     crop: str = setting("center", "center, or random (needs --no-cached)")
     sizes: str = setting("own", "for SDXL, condition on each image's own size and crop, or on a fixed size")
     flip: bool = setting(False, "mirror half of the images")
     cached: bool = setting(True, "encode images and captions once, before training")
     skip_unreadable: bool = setting(False, "leave out unreadable images and their pairs instead of stopping")
-    prompt_dropout: float = setting(0.2, "probability that a caption is replaced by the empty one")
-    workers: int = setting(2, "processes that prepare examples (0: none)", low=0)
-    seed: int = setting(0, "seed of examples, noise, timesteps, dropout and adapters", low=0)
+    prompt_dropout: float = setting(0.2, "probability that a caption is replaced by the empty one", high=1)
+    workers: int = setting(2, "processes that prepare examples (0: none)", high=256)
+    seed: int = setting(0, "seed of examples, noise, timesteps, dropout and adapters", high=2**32 - 1)
 
     tune: str = setting("full", "full: all weights of the UNet; lora: adapters on its attention", "training")
-    lora_rank: int = setting(8, "rank of the adapters", low=1)
+    lora_rank: int = setting(8, "rank of the adapters", low=1, high=4096)
     steps: int = setting(10_000, "optimizer steps", low=1)
     total_batch: int = setting(
-        0,
-        "examples (images, or pairs) of an optimizer step, over all processes; batch and accumulate follow",
-        low=0,
+        0, "examples (images, or pairs) of a step, over all processes; batch and accumulate follow from it"
     )
-    batch: int = setting(0, "examples in a batch of one process (0: what --total-batch leaves, or 2)", low=0)
-    accumulate: int = setting(
-        0, "batches per step, each with its own reference point (0: the same, or 1)", low=0
-    )
-    lr: float = setting(1e-7, "learning rate")
-    warmup: int = setting(1000, "steps over which the learning rate rises from 0; then it stays", low=0)
-    weight_decay: float = setting(0.01, "weight decay of AdamW", low=0)
-    clip: float = setting(1.0, "largest norm of the gradient")
-    ema: float = setting(0.0, "decay of a running average of the weights, which is then saved (0: none)")
+    batch: int = setting(0, "those in a batch of one process (0: what --total-batch leaves, or 2)", high=4096)
+    accumulate: int = setting(0, "batches per step, each with its own reference point (0: the same, or 1)")
+    lr: float = setting(1e-7, "learning rate", low=1e-12, high=10)
+    warmup: int = setting(1000, "steps over which the learning rate rises from 0; then it stays")
+    weight_decay: float = setting(0.01, "weight decay of AdamW", high=100)
+    clip: float = setting(1.0, "largest norm of the gradient", low=1e-9)
+    ema: float = setting(0.0, "decay of the average of the weights that is saved (0: none)", high=0.999999)
     optimizer: str = setting("adamw", "adamw, adamw8bit (needs bitsandbytes) or adafactor (less memory)")
     precision: str = setting(
         "bf16", "precision of the arithmetic: fp32, bf16 or fp16; trained weights are fp32"
@@ -98,25 +93,22 @@ class Config:
     save_every: int = setting(500, "steps between checkpoints", low=1)
     keep: int = setting(2, "number of checkpoints that are kept", low=1)
     tracker: str = setting("", "an accelerate tracker, such as tensorboard, beside log.jsonl")
-    validate_every: int = setting(0, "steps between pictures of the validation prompts (0: never)", low=0)
+    validate_every: int = setting(0, "steps between pictures of the validation prompts (0: never)")
     validation_prompts: tuple[str, ...] = setting((), "prompts, drawn from the same noise each time")
 
     def __post_init__(self):
         for f in fields(self):
-            value, low, choices = getattr(self, f.name), f.metadata["low"], CHOICES.get(f.name)
+            value, choices = getattr(self, f.name), CHOICES.get(f.name)
+            low, high = f.metadata["low"], f.metadata["high"]  # of a number
             if choices and value not in choices:
                 raise InputError(f"{option(f.name)}: unknown '{value}', use one of {', '.join(choices)}")
-            if low is not None and not value >= low:
-                raise InputError(f"{option(f.name)} must be at least {low}, not {value:g}")
-            if f.name in ("lr", "clip") and not value > 0:
-                raise InputError(f"{option(f.name)} must be above 0, not {value:g}")
+            if f.type in (int, float) and not low <= value <= high:
+                raise InputError(f"{option(f.name)} must be between {low} and {high}, not {value}")
+            if f.type is str and "\0" in value:
+                raise InputError(f"{option(f.name)} has a zero byte in '{value}'")
             if f.name in ("model", "data", "out") and not value:
                 about = f.metadata["help"]
                 raise InputError(f"{option(f.name)} is missing: {about} (or name a recipe that sets it)")
-        if not 0 <= self.prompt_dropout <= 1:
-            raise InputError(f"--prompt-dropout must be in [0, 1], not {self.prompt_dropout:g}")
-        if not 0 <= self.ema < 1:
-            raise InputError(f"--ema must be at least 0 and below 1, not {self.ema:g}")
         if self.cached and self.crop == "random":
             raise InputError("random crops cannot be encoded in advance: use --no-cached or --crop center")
         if self.validate_every and not self.validation_prompts:
@@ -181,9 +173,17 @@ def add_arguments(parser: Parser) -> None:
 
 
 def configure(recipe: str | None = None, **options) -> Config:
-    """The settings of a recipe (a TOML file, or a name in sd/configs), overridden by options."""
+    """The settings of a recipe (a TOML file, or a name in sd/configs), overridden by options. Prints which
+    options the objective does not read; recipes are often shared by several objectives."""
     settings = (read_recipe(recipe) if recipe else {}) | options
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    needs = config.run.needs
+    reads = {"beta": needs.reference, "gamma": needs.undesirable and not needs.pairs}
+    reads |= {"inversion_steps": needs.inversion, "reference_point": needs.reference_point}
+    for name, value in options.items() if is_main_process() else ():
+        if not reads.get(name, True) and value != getattr(Config, name):  # its default
+            print(f"note: {option(name)} changes nothing, since {config.objective} does not read it")
+    return config
 
 
 def read_recipe(name: str) -> dict:
@@ -191,22 +191,24 @@ def read_recipe(name: str) -> dict:
     wrong type."""
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
+        if path.stat().st_size > 2**20:
+            raise ValueError("larger than a megabyte")
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
         raise InputError(f"no recipe '{name}': name a .toml file, or one of {RECIPE_NAMES}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from error
     types = {f.name: f.type for f in fields(Config)}
     for key, value in values.items():
         if key not in types:
             raise InputError(f"{path}: unknown setting '{key}'; python -m sd train --help lists them")
-        if types[key] is float and type(value) is int:
+        if types[key] is float and type(value) is int and abs(value) < 2**63:
             values[key] = float(value)
         elif types[key] in (str, int, float, bool):
             if type(value) is not types[key]:
-                raise InputError(f"{path}: {key} must be {types[key].__name__}, not {value!r}")
+                raise InputError(f"{path}: {key} must be {types[key].__name__}, not {type(value).__name__}")
         elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise InputError(f"{path}: {key} must be a list of texts, not {value!r}")
+            raise InputError(f"{path}: {key} must be a list of texts")
     return values
 
 

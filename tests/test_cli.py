@@ -108,6 +108,11 @@ def test_bench_prints_shares_and_ratios(capsys):
         (["figure6", "--seeds", "0"], "--seeds: 0 is out of range"),
         (["figure6", "--seeds", "many"], "--seeds: invalid"),
         (["figure6", "--beta", "-1"], "--beta: -1 is out of range"),
+        (["figure6", "--beta", "inf"], "--beta: inf is out of range: above 0, up to 1000000.0"),
+        (["figure6", "--seeds", "9" * 5000], "--seeds: invalid number value: '999"),
+        (["figure6", "--out", "x" * 300], "File name too long; choose another --out"),
+        (["try", "x" * 300 + ".py:f"], "no file xxx"),
+        (["try", "caf\udce9.py:f"], r"'caf\udce9.py:f' is not UTF-8 text: rename it"),
         (["figure6", "--world", "flat"], "unknown world 'flat': use one of figure6, moons, rings, grid"),
         (["try", "nope"], "unknown utility 'nope'"),
         (["try", "missing.py:f"], "no file missing.py"),
@@ -119,7 +124,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys,
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1 and len(said) < 700
     assert list(tmp_path.iterdir()) == [] or "--cache" in message
 
 
@@ -171,6 +176,23 @@ def test_a_command_speaks_before_it_imports_anything_heavy(package, arguments):
     shown = subprocess.run([*command[:4], name, "--help"], capture_output=True, text=True, check=True)
     assert first.partition(": ")[2] in " ".join(shown.stdout.split())
     assert "imported" not in shown.stdout
+
+
+def test_a_full_disk_is_named_with_the_way_out(monkeypatch, capsys):
+    def full(**options):
+        raise OSError(28, "No space left on device", "a.png")
+
+    monkeypatch.setattr(experiments, "sweep", full)
+    assert main(["sweep"]) == 2
+    said = "[Errno 28] No space left on device: 'a.png'; when that is mended, run the same command again"
+    assert capsys.readouterr().err == f"error: {said} to start over\n"
+
+
+def test_a_letter_that_the_screen_cannot_show_is_shown_as_its_code(tmp_path):
+    command = [sys.executable, "-m", "toy", "utilities", "--out", str(tmp_path / "café")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and r"caf\xe9/utilities.png" in done.stdout
 
 
 def test_help_lists_every_command():

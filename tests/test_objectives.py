@@ -19,6 +19,9 @@ from toy.utilities import linear, loss_averse, risk_seeking_bounded
         ({"beta": float("inf")}, "beta must be positive and finite"),
         ({"beta": float("nan")}, "beta must be positive"),
         ({"gamma": 1.2}, "gamma is a probability"),
+        ({"weight_desirable": -1.0}, "weight_desirable must be at least 0 and finite, not -1"),
+        ({"weight_undesirable": float("nan")}, "weight_undesirable must be at least 0 and finite"),
+        ({"weight_undesirable": float("inf")}, "weight_undesirable must be at least 0 and finite"),
         ({"objective": "pairwise", "utility": risk_seeking_bounded}, "risk_seeking_bounded is for likes"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 
 from toy import pretrained as p
 from toy.data import figure6
+from toy.errors import InputError
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_a_cache_that_does_not_fit_is_rebuilt_and_said(tmp_path, quick, capsys, 
     assert str(path) in message and "training it anew" in message and message.count("\n") == 1
     p.pretrained(figure6(), 0, tmp_path)
     assert capsys.readouterr().out == ""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, quick, monkeypatch):
+    def full(path, content):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(p.Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*figure6-0.safetensors: No space left on device"):
+        p.pretrained(figure6(), 0, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_cache_knows_how_its_model_was_made(tmp_path, quick):

@@ -106,47 +106,79 @@ def test_sft_draws_desirable_examples_only():
     [
         (["--bta", "3"], "unrecognized arguments: --bta"),
         (["--beta", "much"], "--beta"),
-        (["--beta", "-1"], "beta must be positive"),
+        (["--beta", "-1"], "--beta must be between 1e-06 and 99999999, not -1.0"),
         (["--objective", "ppo"], "unknown objective 'ppo'"),
         (["--utility", "nothing"], "unknown utility"),
         (["--utility", "missing.py:u"], "no file missing.py"),
-        (["--tune", "lora", "--lora-rank", "0"], "--lora-rank must be at least 1"),
+        (["--tune", "lora", "--lora-rank", "0"], "--lora-rank must be between 1 and 4096, not 0"),
+        (["--lora-rank", "1000000000"], "--lora-rank must be between 1 and 4096"),
+        (["--resolution", "1000000000000"], "--resolution must be between 0 and 16384"),
+        (["--batch", "100000000000"], "--batch must be between 0 and 4096"),
+        (["--seed", str(2**128)], "--seed must be between 0 and 4294967295"),
+        (["--steps", "9" * 400], "--steps must be between 1 and 99999999, not 999"),
+        (["--steps", "9" * 5000], "argument --steps: invalid int value: '999"),
         (["--crop", "random"], "random crops cannot be encoded in advance"),
         (["--intersections", "maybe"], "use one of liked, disliked, left_out"),
-        (["--prompt-dropout", "2"], "--prompt-dropout must be in [0, 1]"),
+        (["--prompt-dropout", "2"], "--prompt-dropout must be between 0 and 1, not 2.0"),
         (["--validate-every", "5"], "--validate-every needs --validation-prompts"),
         (["--step", "4"], "unrecognized arguments: --step"),
-        (["--ema", "1"], "--ema must be at least 0 and below 1"),
-        (["--weight-desirable", "-1"], "--weight-desirable must be at least 0"),
+        (["--ema", "1"], "--ema must be between 0 and 0.999999, not 1.0"),
+        (["--weight-desirable", "-1"], "--weight-desirable must be between 0 and"),
+        (["--weight-undesirable", "inf"], "--weight-undesirable must be between 0 and 99999999, not inf"),
         (
             ["--objective", "csft", "--utility", "linear"],
             "--utility is for objectives that have one; csft has none",
         ),
-        (["--clip", "0"], "--clip must be above 0"),
-        (["--weight-decay", "-1"], "--weight-decay must be at least 0"),
-        (["--lr", "0"], "--lr must be above 0"),
+        (["--clip", "0"], "--clip must be between 1e-09 and"),
+        (["--clip", "nan"], "--clip must be between 1e-09 and"),
+        (["--weight-decay", "inf"], "--weight-decay must be between 0 and 100, not inf"),
+        (["--lr", "0"], "--lr must be between 1e-12 and 10"),
+        (["--data", "a\0b"], r"--data has a zero byte in 'a\x00b'"),
         (["nowhere"], "no recipe"),
     ],
 )
 def test_a_wrong_setting_is_named(arguments, words):
     with pytest.raises(InputError, match=None) as error:
         read([*PLACES, *arguments] if arguments[0] != "nowhere" else [*arguments, *PLACES])
-    assert words in str(error.value) and "\n" not in str(error.value)
+    assert words in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 700
 
 
 @pytest.mark.parametrize(
     "text, words",
     [
         ("betta = 3", "unknown setting 'betta'"),
-        ("beta = 'x'", "beta must be float"),
+        ("beta = 'x'", "beta must be float, not str"),
         ("beta", "Expected '='"),
+        ("model = 'caf\xe9'", "can't decode byte 0xe9"),
+        (f"beta = {'9' * 5000}", "Exceeds the limit"),
+        (f"beta = 0x{'f' * 5000}", "beta must be float, not int"),
+        (f"validation_prompts = [0x{'f' * 5000}]", "validation_prompts must be a list of texts"),
+        (f"beta = {'[' * 5000}", "recursion"),
+        (f"beta = 1{' ' * 2**20}", "larger than a megabyte"),
+        ("lr = inf", "--lr must be between 1e-12 and 10, not inf"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_a_wrong_recipe_names_the_file(text, words, tmp_path):
-    (tmp_path / "bad.toml").write_text(text)
+    (tmp_path / "bad.toml").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError) as error:
         read([str(tmp_path / "bad.toml"), *PLACES])
-    assert words in str(error.value) and "bad.toml" in str(error.value)
+    assert words in str(error.value) and ("bad.toml" in str(error.value) or words.startswith("--"))
+
+
+def test_a_folder_is_no_recipe_and_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(InputError, match=r"folder\.toml: .*Is a directory"):
+        read([str(tmp_path / "folder.toml"), *PLACES])
+    (tmp_path / "mark.toml").write_text("beta = 2", "utf-8-sig")
+    assert read([str(tmp_path / "mark.toml"), *PLACES]).beta == 2.0
+
+
+def test_an_option_that_the_objective_does_not_read_is_noted_and_a_recipes_setting_is_not(capsys):
+    read(["tiny", "--objective", "sft", "--gamma", "0.5"])
+    assert capsys.readouterr().out == "note: --gamma changes nothing, since sft does not read it\n"
+    read(["tiny", "--objective", "smpo", "--beta", "3", "--inversion-steps", "2", "--gamma", "0.8"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("missing", ["model", "data", "out"])

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from toy.errors import InputError
+from toy.objectives import Run
+from toy.train import align, last
 from toy.utilities import UTILITIES, check_utility, load_utility, slope
 
 X = torch.linspace(-5, 5, 101, dtype=torch.float64)
@@ -78,6 +80,14 @@ WRONG = {
     "raises": ("return torch.nope(x)", "fails on a tensor.*AttributeError"),
     "infinite_slope": ("return x.sign() * x.abs().sqrt()", "no finite slope"),
     "flat_at_zero": ("return x**3", "slope 0 at x = 0"),
+    "complex": ("return torch.sigmoid(x) * 1j", "returns torch.complex64, not a tensor of floats"),
+    "whole": ("return x > 0", "returns torch.bool, not a tensor of floats"),
+    "leaves": ("raise SystemExit(3)", "fails on a tensor.*SystemExit: 3"),
+    "two_lines": ("raise ValueError('one\\ntwo')", "ValueError: one$"),
+    "in_place": ("x.data.mul_(2)\n    return torch.sigmoid(x)", "changes x itself: return a new tensor"),
+    "random": ("return torch.sigmoid(x) * torch.rand(())", "other values the second time"),
+    "stateful": ("seen.append(1)\n    return x * len(seen)\n\n\nseen = []", "other values the second time"),
+    "two_shapes": ("return x[: 7 * (len(x) == 500) or None]", "fails on a tensor.*RuntimeError"),
 }
 
 
@@ -98,6 +108,37 @@ def test_a_users_utility_is_taken_where_a_built_in_name_is(tmp_path):
     assert load_utility("linear") is UTILITIES["linear"]
 
 
+DATACLASS = """from __future__ import annotations
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class Bend:
+    slope: float = 1.0
+
+    def __call__(self, x):
+        assert x.ndim == 1
+        return torch.tanh(self.slope * x)
+
+mine = Bend()
+"""
+
+
+def test_a_utility_may_be_an_object_that_cannot_be_hashed_and_takes_one_axis_only(
+    tmp_path, pretrained, points
+):
+    (tmp_path / "mine.py").write_text(DATACLASS)
+    mine = load_utility(f"{tmp_path}/mine.py:mine")
+    runs = [Run(utility=u, beta=beta) for u in (mine, torch.tanh) for beta in (2.0, 4.0)]
+    loss = last(align(pretrained, points, runs, steps=2, batch=8)).loss
+    assert torch.equal(loss[:2], loss[2:])
+
+
+def test_a_utility_that_is_infinite_far_away_is_warned_about():
+    [warning] = check_utility(lambda x: 1 - torch.exp(-x), "steep")
+    assert warning == "steep is not finite at x = -1000 or 1000: a run that gets there is stopped"
+
+
 def test_a_falling_utility_is_warned_about():
     warnings = check_utility(lambda x: torch.sin(x), "wave")
     assert len(warnings) == 1 and "pulls the wrong way" in warnings[0]
@@ -109,13 +150,16 @@ def test_a_falling_utility_is_warned_about():
         ("nope", "unknown utility 'nope'.*kahneman_tversky"),
         ("missing.py:mine", "no file missing.py"),
         ("{broken}:mine", "does not import: SyntaxError"),
+        ("{leaves}:mine", "does not import: SystemExit: 0"),
+        ("x" * 300 + ".py:mine", "no file xxx"),
         ("{fine}:nope", "has no function 'nope'; its functions: real"),
         ("{fine}:number", "has no function 'number'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(tmp_path, spec, message):
-    broken, fine = tmp_path / "broken.py", tmp_path / "fine.py"
+    broken, fine, leaves = tmp_path / "broken.py", tmp_path / "fine.py", tmp_path / "leaves.py"
+    leaves.write_text("import sys\n\nsys.exit(0)\n")
     broken.write_text("def mine(x:\n")
     fine.write_text("number = 3\n\n\ndef real(x):\n    return x\n")
     with pytest.raises(InputError, match=message):
-        load_utility(spec.format(broken=broken, fine=fine))
+        load_utility(spec.format(broken=broken, fine=fine, leaves=leaves))

@@ -29,7 +29,7 @@ def number(low: float, high: float, kind=float):
     def parse(text: str):
         value = kind(text)
         if not low < value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is out of range: above {low:g}, up to {high:g}")
+            raise argparse.ArgumentTypeError(f"{text} is out of range: above {low}, up to {high}")
         return value
 
     parse.__name__ = "number"
@@ -49,8 +49,12 @@ def run(parser: Parser, argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     suit_machine()
     os.environ["MPLBACKEND"] = "Agg"  # pictures go into files, also where there is no screen
+    if hasattr(sys.stdout, "reconfigure"):  # where a letter cannot be shown, its code is
+        sys.stdout.reconfigure(errors="backslashreplace")
     resumes = False
     try:
+        for word in sys.argv[1:] if argv is None else argv:
+            word.encode()  # fails if it is no text, as the name of a file may be
         options = vars(parser.parse_args(argv))
         resumes = options.pop("resumes")
         if is_main_process():
@@ -60,10 +64,11 @@ def run(parser: Parser, argv: list[str] | None = None) -> int:
             print(f"wrote {path}")
     except InputError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail(f"interrupted; {_way_out(resumes)}")
-    except (OSError, sqlite3.Error) as error:
-        return _fail(f"{error}; {_way_out(resumes)}")
+    except UnicodeEncodeError as error:
+        return _fail(f"'{error.object}' is not UTF-8 text: rename it")
+    except (OSError, sqlite3.Error, KeyboardInterrupt) as error:
+        what = f"{error}; when that is mended," if isinstance(error, Exception) else "interrupted;"
+        return _fail(f"{what} run the same command again to {'resume' if resumes else 'start over'}")
     if is_main_process():
         print(f"done in {time.perf_counter() - start:.1f} s")
     return 0
@@ -99,12 +104,6 @@ def _load(name: str):
         gc.enable()
 
 
-def _way_out(resumes: bool) -> str:
-    if resumes:
-        return "what was finished is kept: run the same command again to resume"
-    return "no file was left half-written: run the same command again to start over"
-
-
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {InputError(message)}", file=sys.stderr)
     return 2

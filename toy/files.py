@@ -4,12 +4,17 @@ import csv
 import json
 import math
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from toy.errors import InputError
+
+HIDDEN = f".{platform.node()}@"  # how temporary names begin: machines may share a disk
 
 
 def output_folder(path: str | Path, option: str = "--out") -> Path:
@@ -18,37 +23,36 @@ def output_folder(path: str | Path, option: str = "--out") -> Path:
     if not str(path):
         raise InputError(f"{option} is empty: name a folder")
     folder = Path(path)
-    if folder.is_file():
+    if os.path.isfile(folder):  # unlike folder.is_file() it bears any name
         raise InputError(f"{folder} is a file, not a folder; choose another {option}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}; choose another {option}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"cannot write to {folder}: {reason}; choose another {option}") from error
     return folder
 
 
 def save_atomically(path: Path, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a temporary file beside path, then rename it, so that a file is complete or
     absent. Raises InputError when it cannot be written."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # keeps the suffix, which says the format
+    temporary = _beside(path)
     try:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
     return path
 
 
 def save_folder(path: Path, write: Callable[[Path], None], replace: bool = True) -> Path:
     """The same for a folder. What `write` raises passes through, and so does the OSError of a path
     that is taken if it is not to be replaced; in each case the temporary folder is removed."""
-    # several processes may make the same folder, if it is not to be replaced
-    temporary = path.with_name(f".{path.name}" if replace else f".{os.getpid()}-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _beside(path)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
@@ -56,8 +60,33 @@ def save_folder(path: Path, write: Callable[[Path], None], replace: bool = True)
             shutil.rmtree(path, ignore_errors=True)
         os.rename(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
     return path
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name beside path, of this machine and process, with its suffix, which says the format."""
+    _clear(path.parent)
+    temporary = path.with_name(f"{HIDDEN}{os.getpid()}-{path.name}")
+    _remove(temporary)
+    return temporary
+
+
+@cache
+def _clear(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; once, since listing a folder takes time."""
+    for old in folder.glob(f"{HIDDEN}*-*") if os.name == "posix" else ():
+        try:
+            os.kill(int(old.name.removeprefix(HIDDEN).partition("-")[0]), 0)
+        except ProcessLookupError:
+            _remove(old)
+        except PermissionError:  # it lives, under another user
+            pass
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def save_json(path: Path, content: dict) -> Path:

@@ -61,6 +61,9 @@ class Run:
             raise InputError(f"beta must be positive and finite, not {self.beta:g}")
         if not ((gamma >= 0) & (gamma <= 1)).all():
             raise InputError(f"gamma is a probability: it must be in [0, 1], not {self.gamma:g}")
+        for name in ("weight_desirable", "weight_undesirable"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be at least 0 and finite, not {getattr(self, name):g}")
         if self.needs.pairs and self.needs.utility and getattr(self.utility, "sign_outside", False):
             raise InputError(
                 f"{self.utility_name} is for likes and dislikes: pairs have no sign to put outside"

@@ -7,6 +7,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from toy.data import World
+from toy.errors import InputError
 from toy.files import save_atomically
 from toy.model import WIDTH, Denoiser
 from toy.seeds import generator
@@ -32,9 +33,9 @@ def pretrained(world: World, seed: int, cache: Path) -> Denoiser:
                 return model
             tqdm.write(f"{path} was pretrained with other settings: training it anew")
         except (SafetensorError, RuntimeError, OSError) as error:
-            tqdm.write(f"{path} is damaged ({str(error).splitlines()[0]}): training it anew")
+            tqdm.write(f"{path} is damaged ({InputError(str(error))}): training it anew")
     states = tqdm(pretrain(points, seed=seed), f"pretraining, seed {seed}", PRETRAIN_STEPS, leave=False)
     model = last(states).policy
-    state = model.state_dict()
-    save_atomically(path, lambda temporary: safetensors.torch.save_file(state, temporary, metadata=settings))
+    content = safetensors.torch.save(model.state_dict(), settings)  # save_file hides what a full disk says
+    save_atomically(path, lambda temporary: temporary.write_bytes(content))
     return model

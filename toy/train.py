@@ -24,6 +24,7 @@ from toy.model import Denoiser, stack
 from toy.objectives import LossInputs, Run
 from toy.optimizer import Adam
 from toy.seeds import generator
+from toy.utilities import Utility
 
 ABAR = linear_schedule()
 PRETRAIN_STEPS = 1000
@@ -158,12 +159,23 @@ def group(runs: list[Run]) -> Iterator[tuple[list[int], Run]]:
     which beta, gamma and seed are columns with a row for each of them)."""
     members = collections.defaultdict(list)
     for i, run in enumerate(runs):
-        members[replace(run, beta=1.0, gamma=0.5, seed=0)].append(i)
+        # by identity, since a utility need not be hashable
+        members[replace(run, beta=1.0, gamma=0.5, seed=0, utility=id(run.utility))].append(i)
     for numbers in members.values():
         columns = {
             k: torch.tensor([[getattr(runs[i], k)] for i in numbers]) for k in ("beta", "gamma", "seed")
         }
-        yield numbers, replace(runs[numbers[0]], **columns)
+        yield numbers, replace(runs[numbers[0]], utility=_for_many(runs[numbers[0]].utility), **columns)
+
+
+def _for_many(utility: Utility) -> Utility:
+    """A utility of x (B,) as one of x (runs, B)."""
+
+    def judge(x: Tensor) -> Tensor:
+        return utility(x.flatten()).view_as(x)
+
+    judge.sign_outside = getattr(utility, "sign_outside", False)
+    return judge
 
 
 def _invert(examples: Batch, runs: list[int], policy: Denoiser, reference: Denoiser) -> None:

@@ -10,7 +10,10 @@ Source of the first three: Li et al. 2024 (Diffusion-KTO), Figures 3 and 9.
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -93,16 +96,14 @@ def load_utility(spec: str) -> Utility:
     file, colon, name = spec.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise InputError(f"unknown utility '{spec}': use file.py:name or one of {', '.join(UTILITIES)}")
-    if not Path(file).is_file():
+    if not os.path.isfile(file):
         raise InputError(f"no file {file} (asked for as utility '{spec}')")
-    module_spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module_spec = importlib.util.spec_from_file_location(f"utility {Path(file).stem}", file)
     module = importlib.util.module_from_spec(module_spec)
-    try:
+    sys.modules[module_spec.name] = module  # dataclasses look for their module there
+    with _blame(f"{file} does not import"):
         module_spec.loader.exec_module(module)
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{file} does not import: {what}") from error
-    utility = getattr(module, name, None)
+        utility = getattr(module, name, None)
     if not callable(utility):
         others = ", ".join(k for k, v in vars(module).items() if inspect.isfunction(v)) or "none"
         raise InputError(f"{file} has no function '{name}'; its functions: {others}")
@@ -113,19 +114,23 @@ def load_utility(spec: str) -> Utility:
 def check_utility(utility: Utility, name: str) -> list[str]:
     """Try a utility on x in [-50, 50] before any training depends on it; returns warnings.
 
-    Raises InputError if it fails, returns no tensor, another shape or NaN, mixes the examples of a
-    batch, or has no usable slope at x = 0, where training starts (policy = reference, so g = 0).
+    Raises InputError if it fails, returns no tensor, another shape or NaN, changes x, depends on more
+    than x or mixes the examples of a batch, or has no usable slope at x = 0, where training starts
+    (policy = reference, so g = 0).
     """
+    with _blame(f"utility {name} fails on a tensor, use torch functions only"):
+        return _check(utility, name)
+
+
+def _check(utility: Utility, name: str) -> list[str]:
     x = (torch.arange(-500, 501) / 10).requires_grad_()  # entry 500 is exactly 0
-    try:
-        u = utility(x)
-        part = utility(x[:500])
-        alone = utility(x[500:501])
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"utility {name} fails on a tensor, use torch functions only: {what}") from error
-    if not isinstance(u, Tensor):
-        raise InputError(f"utility {name} returns {type(u).__name__}, not a tensor: keep to torch functions")
+    before = x.detach().clone()
+    u, again, part, alone, far = map(utility, (x, x, x[:500], x[500:501], torch.tensor([-1000.0, 1000.0])))
+    if not torch.equal(x, before):
+        raise InputError(f"utility {name} changes x itself: return a new tensor")
+    if not isinstance(u, Tensor) or not u.is_floating_point():
+        kind = u.dtype if isinstance(u, Tensor) else type(u).__name__
+        raise InputError(f"utility {name} returns {kind}, not a tensor of floats: keep to torch functions")
     if u.shape != x.shape or alone.shape != (1,):
         raise InputError(
             f"utility {name} turns shape {tuple(x.shape)} into {tuple(u.shape)}: one value per "
@@ -134,6 +139,8 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     if not u.isfinite().all():
         bad = x[~u.isfinite()][0].item()
         raise InputError(f"utility {name} is not finite at x = {bad:g}: x in [-50, 50] does occur")
+    if not torch.equal(u, again):
+        raise InputError(f"utility {name} has other values the second time: it may depend on x only")
     if not torch.allclose(u[:500], part, rtol=1e-4, atol=1e-5):
         raise InputError(f"utility {name} mixes examples: U(x[0]) changes with the rest of the batch")
     if not u.requires_grad:
@@ -148,4 +155,18 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     if (slopes < 0).any():
         low, high = x[slopes < 0].min().item(), x[slopes < 0].max().item()
         warnings.append(f"{name} has a negative slope within x = {low:g} to {high:g}: it pulls the wrong way")
+    if not far.isfinite().all():
+        warnings.append(f"{name} is not finite at x = -1000 or 1000: a run that gets there is stopped")
     return warnings
+
+
+@contextmanager
+def _blame(text: str) -> Iterator[None]:
+    """A context in which whatever the user's code raises becomes an InputError, sys.exit() too."""
+    try:
+        yield
+    except (InputError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise InputError(f"{text}: {what}") from error

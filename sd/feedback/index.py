@@ -39,9 +39,9 @@ class Row(NamedTuple):
 def find_csv(data: str, pairs: bool) -> Path:
     """The CSV that --data names: the file itself, or the one in the folder."""
     path, name = Path(data), "pairs.csv" if pairs else "feedback.csv"
-    if path.is_file():
+    if os.path.isfile(path):  # unlike path.is_file() it bears any name
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"no folder or CSV file {path}; --data is the folder of {name}")
     if not (path / name).is_file():
         other, kind = ("feedback.csv", "likes and dislikes") if pairs else ("pairs.csv", "pairs")
@@ -151,8 +151,11 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
 
 def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
     """(file, caption, desirable, None, line) of each row, except those that --intersections leaves out."""
-    file, caption = reader.need("file_name", "file_path"), reader.need("caption")
+    # winner is never there: it is named for those who meant pairs
+    file, caption = reader.need("file_name", "file_path", "winner"), reader.need("caption")
     label = reader.need("label", "split")
+    if label == "label" and "split" in reader.columns:
+        raise InputError(f"{reader.path} has the columns label and split, which may differ: remove one")
     meanings = LABELS if label == "label" else SPLITS | {"intersections": INTERSECTIONS[intersections]}
     for line, row in reader:
         word = row[label].strip().lower()
@@ -169,17 +172,18 @@ def read_pairs(reader: Reader) -> Iterator[tuple]:
     caption, scored = reader.need("caption"), {"winner_score", "loser_score"} <= set(reader.columns)
     line = 0
     for line, row in reader:
-        if row["winner"] == row["loser"]:
-            raise reader.error(f"image '{row['winner']}' is both winner and loser")
-        for side, desirable in sides:
+        files = [reader.inside(row[side]) for side, _ in sides]
+        if files[0] == files[1]:
+            raise reader.error(f"image '{files[0]}' is both winner and loser")
+        for file, (side, desirable) in zip(files, sides, strict=True):
             score = None
             if scored:
                 try:
                     score = float(row[f"{side}_score"])
                 except ValueError:
                     score = math.nan
-                if not math.isfinite(score):
-                    raise reader.error(f"{side}_score '{row[f'{side}_score']}' is not a number")
-            yield reader.inside(row[side]), row[caption].strip(), desirable, score, line
+                if not abs(score) < 1e30:
+                    raise reader.error(f"{side}_score '{row[f'{side}_score']}' is not a number below 1e30")
+            yield file, row[caption].strip(), desirable, score, line
     if not line:
         raise InputError(f"{reader.path} has no pairs")

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,32 +11,41 @@ from toy.errors import InputError
 
 
 class Reader:
-    """The rows of a CSV as (line, dict), and a digest of the file. Raises InputErrors that name the row. In a
-    .tsv file, tabs separate the columns and quotes are plain text."""
+    """The rows of a CSV as (line, dict), and a digest of the file. Raises InputErrors that name the row, by
+    the number of its last line. In a .tsv file, tabs separate the columns and quotes are plain text."""
 
     def __init__(self, path: Path):
-        self.path, self.digest, self.line = path, hashlib.sha256(), 0
-        self.tabs = path.suffix == ".tsv"
-        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
-        self._csv = csv.DictReader(self._lines(), strict=True, **form)
+        self.path, self.tabs = path, path.suffix == ".tsv"
         try:
-            self.columns = [name.strip() for name in self._csv.fieldnames or []]
+            self.columns = [name.strip() for name in self._open().fieldnames or []]
         except csv.Error as error:
             raise InputError(f"{path}: {error}") from error
-        self._csv.fieldnames = self.columns
+        for name, count in Counter(filter(None, self.columns)).most_common(1):
+            if count > 1:
+                raise InputError(f"{path} has {count} columns of the name '{name}': keep one")
+
+    def _open(self) -> csv.DictReader:
+        form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if self.tabs else {}
+        return csv.DictReader(self._lines(), strict=True, **form)
 
     def _lines(self) -> Iterator[str]:
+        self.digest, self.line = hashlib.sha256(), 0
         with open(self.path, "rb") as file:
             for self.line, line in enumerate(file, 1):
                 self.digest.update(line)
+                if b"\0" in line:
+                    raise self.error("has a zero byte; save the CSV as UTF-8")
                 try:
                     yield line.decode("utf-8-sig" if self.line == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
+        rows = self._open()
         try:
-            for row in self._csv:
+            if rows.fieldnames:  # which reads the header
+                rows.fieldnames = self.columns
+            for row in rows:
                 if None in row or None in row.values():
                     raise self.error(f"has {'more' if None in row else 'fewer'} fields than the header")
                 if any(row.values()):  # not a row of nothing but commas
@@ -56,14 +66,12 @@ class Reader:
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
 
     def inside(self, name: str) -> str:
-        """The name itself, if it is that of a file inside the CSV's folder. Raises InputError otherwise."""
+        """One name for a file inside the CSV's folder, however it is written or linked. Raises InputError for
+        any other file."""
         root = str(self.path.parent.resolve())
-        try:
-            path = os.path.realpath(os.path.join(root, name))
-        except ValueError as error:
-            raise self.error(f"{name!r} is not a file name") from error
+        path = os.path.realpath(os.path.join(root, name))
         if os.path.isabs(name) or os.path.commonpath([root, path]) != root:
             raise self.error(f"image '{name}' must lie in {root} and be named relative to that folder")
         if not os.path.isfile(path):
             raise self.error(f"no image '{name}' in {root}")
-        return name
+        return os.path.relpath(path, root)
