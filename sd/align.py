@@ -1,5 +1,6 @@
 """The policy, its reference, and their loss: a loss of toy/, computed from the denoising errors of images."""
 
+import copy
 import math
 from functools import partial
 
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from sd import models
+from sd import models, sharding
 from sd.config import Config
 from sd.feedback.batches import Batch
 from toy.diffusion import add_noise, eps_between, invert, velocity
@@ -25,11 +26,15 @@ class Aligner:
         self.velocity = models.predicts_velocity(pipeline)
         self.unet, self.reference = models.policy_and_reference(pipeline.unet, config)
         memory = torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
+        self.frame = copy.deepcopy(self.unet).to("meta") if config.shard else None  # see sharding.whole_unet
         for model in filter(None, (self.unet, self.reference)):
-            model.to(accelerator.device, memory_format=memory)
+            if config.shard:  # which refuses channels_last
+                sharding.split(model, accelerator)
+            else:
+                model.to(accelerator.device, memory_format=memory)
             if config.compile:
                 model.compile()
-        self.policy = accelerator.prepare_model(self.unet)
+        self.policy = self.unet if config.shard else accelerator.prepare_model(self.unet)
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossInputs]:
         """The loss of this process's batch, with gradient, and the inputs of all processes, (n,) each,

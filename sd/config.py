@@ -77,6 +77,7 @@ class Config:
     )
     gradient_checkpointing: bool = setting(False, "less memory for a quarter more work")
     compile: bool = setting(False, "slow start, then faster steps; policy and reference differ by rounding")
+    shard: bool = setting(False, "split weights, gradients and optimizer state over the processes (FSDP)")
 
     log_every: int = setting(10, "steps between logged metrics", "log, checkpoints, pictures", low=1)
     save_every: int = setting(500, "steps between checkpoints", low=1)
@@ -103,6 +104,8 @@ class Config:
             raise InputError(f"--ema must be at least 0 and below 1, not {self.ema:g}")
         if self.cached and self.crop == "random":
             raise InputError("random crops cannot be encoded in advance: use --no-cached or --crop center")
+        if self.shard and self.optimizer != "adamw":
+            raise InputError(f"--shard works with --optimizer adamw only, not {self.optimizer}")
         if self.validate_every and not self.validation_prompts:
             raise InputError("--validate-every needs --validation-prompts")
         needs = self.run.needs  # making the Run checks its settings

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
-from sd import checkpoints, models
+from sd import checkpoints, models, sharding
 from sd.align import Aligner, summarise
 from sd.config import Config
 from sd.draw import draw
@@ -34,7 +34,7 @@ from toy.objectives import LossInputs
 # settings that may differ when a run resumes: they do not change its numbers (compile: only by rounding)
 MAY_CHANGE_ON_RESUME = (
     "model", "data", "out", "cache", "steps", "batch", "workers", "gradient_checkpointing", "compile",
-    "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts"
+    "shard", "log_every", "save_every", "keep", "tracker", "validate_every", "validation_prompts"
 )  # fmt: skip
 
 
@@ -95,7 +95,7 @@ class Trainer:
                     loss, everyone = aligner.loss(aligner.receive(next(batches)))
                     accelerator.backward(loss / config.accumulate)
                 window.append(everyone)
-            norm = accelerator.clip_grad_norm_(self.weights, config.clip)
+            norm = sharding.whole(accelerator.clip_grad_norm_(self.weights, config.clip))
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.ema:
@@ -134,6 +134,7 @@ class Trainer:
         tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
         tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema, strict=False)}
         tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
+        tensors = sharding.gather(tensors, self.accelerator)
         state = {"settings": self.settings}
         if self.accelerator.scaler:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -151,9 +152,9 @@ class Trainer:
         if state["step"] > self.config.steps:
             raise InputError(f"{path} is beyond --steps {self.config.steps}; choose another --out")
         for i, name in enumerate(self.names):
-            self.weights[i].copy_(tensors[f"policy.{name}"])
+            self.weights[i].copy_(sharding.part(tensors[f"policy.{name}"], self.weights[i]))
             if self.ema:
-                self.ema[i].copy_(tensors[f"ema.{name}"])
+                self.ema[i].copy_(sharding.part(tensors[f"ema.{name}"], self.weights[i]))
         checkpoints.restore_optimizer(self.optimizer.optimizer, tensors)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -182,14 +183,18 @@ class Trainer:
             images = draw(pipeline, prompts, batch=2)  # the optimizer leaves little memory
         row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
         path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
-        return save_atomically(path, Image.fromarray(row).save)
+        if self.accelerator.is_main_process:
+            save_atomically(path, Image.fromarray(row).save)
+        return path
 
     def export(self) -> Path:
         """Write the final weights in the form that diffusers loads. Returns their folder."""
         folder, last = result_folder(self.config), checkpoints.latest(self.checkpoints)
-        with self.final() as pipeline:
+        with self.final() as pipeline, sharding.whole_unet(pipeline, self.aligner.frame, self.accelerator):
             try:
-                return save_folder(folder, partial(models.save_weights, pipeline, self.config))
+                if self.accelerator.is_main_process:
+                    save_folder(folder, partial(models.save_weights, pipeline, self.config))
+                return folder
             except (OSError, SafetensorError) as error:
                 text = f"make room and run the same command again, to resume from {last}"
                 raise InputError(f"cannot write {folder}: {error}; {text}") from error
@@ -231,9 +236,12 @@ def make_accelerator(config: Config) -> Accelerator:
     options = {"log_with": config.tracker or None, "project_dir": config.out}
     options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=timedelta(hours=12))]  # encoding is slow
     try:
-        return Accelerator(mixed_precision=precision, **options)
+        accelerator = Accelerator(mixed_precision=precision, **options)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
+    if config.shard and accelerator.num_processes == 1:
+        raise InputError("--shard splits a model over several processes; accelerate launch starts them")
+    return accelerator
 
 
 def train(config: Config) -> Iterator[State]:
