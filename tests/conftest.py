@@ -75,7 +75,7 @@ def two_processes():
             )
             for rank in (0, 1)
         ]
-        errors = [process.communicate(timeout=200)[1] for process in processes]
+        errors = [process.communicate(timeout=400)[1] for process in processes]
         assert all(process.returncode == 0 for process in processes), errors[0][-2000:] + errors[1][-2000:]
 
     return call

@@ -23,8 +23,8 @@ from toy.objectives import OBJECTIVES
 COMMON = {"model": str(PIPELINE), "beta": 30.0, "lr": 1e-4, "warmup": 0, "precision": "fp32", "workers": 0}
 COMMON |= {"log_every": 1, "gamma": 0.5, "inversion_steps": 1, "steps": 2, "batch": 1}
 RUNS = {name: {"objective": name} for name in OBJECTIVES}
+RUNS["csft"] |= {"accumulate": 2, "gradient_checkpointing": True}
 RUNS["adapters"] = {"objective": "smpo", "tune": "lora"}
-RUNS["accumulated"] = {"accumulate": 2, "gradient_checkpointing": True}
 LONG = {"steps": 4, "save_every": 2, "ema": 0.5}
 PICTURES = {"validate_every": 3, "validation_prompts": ("a red circle on a gray background",)}
 
