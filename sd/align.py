@@ -1,5 +1,6 @@
 """The policy, its reference, and their loss: a loss of toy/, computed from the denoising errors of images."""
 
+import copy
 import math
 from functools import partial
 
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from sd import models
+from sd import models, sharding
 from sd.config import Config
 from sd.feedback.batches import Batch
 from sd.feedback.images import to_unit
@@ -26,11 +27,15 @@ class Aligner:
         self.velocity = models.predicts_velocity(pipeline)
         self.unet, self.reference = models.policy_and_reference(pipeline.unet, config)
         memory = torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
+        self.frame = copy.deepcopy(self.unet).to("meta") if config.shard else None  # see sharding.whole_unet
         for model in filter(None, (self.unet, self.reference)):
-            model.to(accelerator.device, memory_format=memory)
+            if config.shard:  # which refuses channels_last
+                sharding.split(model, accelerator)
+            else:
+                model.to(accelerator.device, memory_format=memory)
             if config.compile:
                 model.compile()
-        self.policy = accelerator.prepare_model(self.unet)
+        self.policy = self.unet if config.shard else accelerator.prepare_model(self.unet)
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossInputs]:
         """The loss of this process's batch, with gradient, and the inputs of all processes, (n,) each,
@@ -95,8 +100,10 @@ class Aligner:
         example with fewer of them leaves the batch earlier."""
         strides = ((t + 1) * self.config.inversion_steps / len(self.abar)).ceil().long()
         xt = x0.clone()
-        for k in range(int(strides.max())):
-            rows = (strides > k).nonzero()[:, 0]
+        # what is sharded must be asked by all processes equally often; strides after the last stay at t
+        most = self.config.inversion_steps if self.config.shard else int(strides.max())
+        for k in range(most):
+            rows = (strides > k).nonzero()[:, 0] if (strides > k).any() else strides.argmax()[None]
             ask = partial(
                 models.predict_eps,
                 self.unet,
@@ -104,7 +111,7 @@ class Aligner:
                 abar=self.abar,
                 velocity=self.velocity,
             )
-            ends = (stride(t[rows], i, strides[rows]) for i in (k, k + 1))
+            ends = (stride(t[rows], strides[rows].clamp(max=i), strides[rows]) for i in (k, k + 1))
             with self.accelerator.autocast():
                 xt[rows] = move_up(ask, xt[rows], *ends, self.abar)
         return xt

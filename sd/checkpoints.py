@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sd.sharding import part
 from toy.errors import InputError
 from toy.files import save_folder
 
@@ -78,10 +79,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Load into the optimizer what optimizer_tensors() returned."""
     state: dict[int, dict[str, Tensor]] = {}
+    weights = optimizer.param_groups[0]["params"]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, i, key = name.split(".")
-            state.setdefault(int(i), {})[key] = value
+            state.setdefault(int(i), {})[key] = part(value, weights[int(i)])
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for weight, values in optimizer.state.items():
         for key, value in values.items():

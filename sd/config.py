@@ -88,6 +88,7 @@ class Config:
     device: str = setting("auto", "auto: a GPU where there is one; or cpu, for a large model too")
     gradient_checkpointing: bool = setting(False, "less memory for a quarter more work")
     compile: bool = setting(False, "slow start, then faster steps; policy and reference differ by rounding")
+    shard: bool = setting(False, "split weights, gradients and optimizer state over the processes (FSDP)")
 
     log_every: int = setting(10, "steps between logged metrics", "log, checkpoints, pictures", low=1)
     save_every: int = setting(500, "steps between checkpoints", low=1)
@@ -111,6 +112,8 @@ class Config:
                 raise InputError(f"{option(f.name)} is missing: {about} (or name a recipe that sets it)")
         if self.cached and self.crop == "random":
             raise InputError("random crops cannot be encoded in advance: use --no-cached or --crop center")
+        if self.shard and self.optimizer != "adamw":
+            raise InputError(f"--shard works with --optimizer adamw only, not {self.optimizer}")
         if self.validate_every and not self.validation_prompts:
             raise InputError("--validate-every needs --validation-prompts")
         needs = self.run.needs  # making the Run checks its settings

@@ -35,6 +35,7 @@ def _run(config: Config) -> list[Path]:
     states = trainer.train(config, tell=print)
     live = next(states).trainer
     main = live.accelerator.is_main_process
+    together = main or config.shard  # it takes every process to draw, or save, what is in parts
     log = live.out / "log.jsonl"
     if main:
         if live.step == config.steps:
@@ -50,7 +51,7 @@ def _run(config: Config) -> list[Path]:
     progress = tqdm(states, "aligning", config.steps, initial=live.step, disable=not main)
     last_topic = ""
     for state in progress:
-        if main and config.validate_every and state.step % config.validate_every == 0:
+        if together and config.validate_every and state.step % config.validate_every == 0:
             live.picture(list(config.validation_prompts))
         if not state.metrics:
             continue
@@ -66,6 +67,7 @@ def _run(config: Config) -> list[Path]:
         if topic not in ("", last_topic):  # the same advice only once, though its numbers change
             tqdm.write(f"step {state.step}: {text}")
             last_topic = topic
-    files = [live.export(), log] if main else []
+    files = [live.export(), log] if together else []
+    live.accelerator.wait_for_everyone()
     live.accelerator.end_training()
-    return files
+    return files if main else []

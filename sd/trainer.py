@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import Adafactor
 
-from sd import checkpoints, models
+from sd import checkpoints, models, sharding
 from sd.align import Aligner, summarise
 from sd.config import Config
 from sd.draw import draw
@@ -38,8 +38,8 @@ from toy.objectives import LossInputs
 
 # settings that may differ when a run resumes: they do not change its numbers (compile: only by rounding)
 MAY_CHANGE_ON_RESUME = (
-    "model", "data", "out", "cache", "steps", "total_batch", "batch", "workers", "device", "compile",
-    "gradient_checkpointing", "log_every", "save_every", "keep", "tracker", "validate_every",
+    "model", "data", "out", "cache", "steps", "total_batch", "batch", "workers", "device", "shard",
+    "compile", "gradient_checkpointing", "log_every", "save_every", "keep", "tracker", "validate_every",
     "validation_prompts"
 )  # fmt: skip
 LARGE = 100_000_000  # weights of a model that one does not train on a CPU by accident
@@ -103,7 +103,7 @@ class Trainer:
                     loss, everyone = aligner.loss(aligner.receive(next(batches)))
                     accelerator.backward(loss / config.accumulate)
                 window.append(everyone)
-            norm = accelerator.clip_grad_norm_(self.weights, config.clip)
+            norm = sharding.whole(accelerator.clip_grad_norm_(self.weights, config.clip))
             self.optimizer.step()
             self.optimizer.zero_grad()
             if self.ema:
@@ -140,20 +140,19 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint with everything that the next step depends on, beside the next steps."""
-        if not get_total_norm(self.weights).isfinite():
+        if not sharding.whole(get_total_norm(self.weights)).isfinite():
             raise self.not_finite(self.step)
         self.finish_writing()
-        if not self.accelerator.is_main_process:
-            return
         tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
         tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema, strict=False)}
         tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
-        tensors = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        tensors = sharding.gather(tensors, self.accelerator)
         state = {"settings": self.settings}
         if self.accelerator.scaler:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        arguments = self.checkpoints, self.step, tensors, state, self.config.keep
-        self.writing = self.writer.submit(checkpoints.save, *arguments)
+        if self.accelerator.is_main_process:
+            arguments = self.checkpoints, self.step, tensors, state, self.config.keep
+            self.writing = self.writer.submit(checkpoints.save, *arguments)
 
     def finish_writing(self) -> None:
         """Wait for the last checkpoint. Raises InputError if it could not be written."""
@@ -167,13 +166,15 @@ class Trainer:
         path = checkpoints.latest(self.checkpoints)
         if not path:
             return
-        tensors, state = checkpoints.load(path, self.settings)
+        shapes = {f"policy.{n}": w.shape for n, w in zip(self.names, self.weights, strict=True)}
+        shapes |= {f"ema.{n}": w.shape for n, w in zip(self.names, self.ema, strict=False)}
+        tensors, state = checkpoints.load(path, self.settings, shapes)
         if state["step"] > self.config.steps:
             raise InputError(f"{path} is beyond --steps {self.config.steps}; choose another --out")
         for i, name in enumerate(self.names):
-            self.weights[i].copy_(tensors[f"policy.{name}"])
+            self.weights[i].copy_(sharding.part(tensors[f"policy.{name}"], self.weights[i]))
             if self.ema:
-                self.ema[i].copy_(tensors[f"ema.{name}"])
+                self.ema[i].copy_(sharding.part(tensors[f"ema.{name}"], self.weights[i]))
         checkpoints.restore_optimizer(self.optimizer.optimizer, tensors)
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -202,14 +203,18 @@ class Trainer:
             images = draw(pipeline, prompts, batch=2)  # the optimizer leaves little memory
         row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
         path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
-        return save_atomically(path, Image.fromarray(row).save)
+        if self.accelerator.is_main_process:
+            save_atomically(path, Image.fromarray(row).save)
+        return path
 
     def export(self) -> Path:
         """Write the final weights in the form that diffusers loads. Returns their folder."""
         folder, last = result_folder(self.config), checkpoints.latest(self.checkpoints)
-        with self.final() as pipeline:
+        with self.final() as pipeline, sharding.whole_unet(pipeline, self.aligner.frame, self.accelerator):
             try:
-                return save_folder(folder, partial(models.save_weights, pipeline, self.config))
+                if self.accelerator.is_main_process:
+                    save_folder(folder, partial(models.save_weights, pipeline, self.config))
+                return folder
             except (OSError, SafetensorError) as error:
                 text = f"make room and run the same command again, to resume from {last}"
                 raise InputError(f"cannot write {folder}: {error}; {text}") from error
@@ -257,9 +262,12 @@ def make_accelerator(config: Config) -> Accelerator:
         DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
     ]
     try:
-        return Accelerator(mixed_precision=precision, **options)
+        accelerator = Accelerator(mixed_precision=precision, **options)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
+    if config.shard and accelerator.num_processes == 1:
+        raise InputError("--shard splits a model over several processes; accelerate launch starts them")
+    return accelerator
 
 
 def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, cache.Cache]:

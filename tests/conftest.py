@@ -4,7 +4,11 @@ from toy.cli import suit_machine
 
 suit_machine()  # before torch is imported
 
+import json
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -47,6 +51,34 @@ def red(tmp_path_factory):
     folder = tmp_path_factory.mktemp("red")
     shapes.write_feedback(folder, "red", count=24)
     return folder
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """Calls main(**message) of a test module in two processes that train together."""
+
+    def call(module, **message):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        shared["PYTHONPATH"] = os.pathsep.join(sys.path)
+        code = f"import json, sys, {module} as t; t.main(**json.loads(sys.argv[1]))"
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, json.dumps(message)],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=os.path.dirname(__file__),
+            )
+            for rank in (0, 1)
+        ]
+        errors = [process.communicate(timeout=400)[1] for process in processes]
+        assert all(process.returncode == 0 for process in processes), errors[0][-2000:] + errors[1][-2000:]
+
+    return call
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """Two processes with batch B are one with batch 2B: same losses, same gradients, for every objective."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -29,14 +25,13 @@ def vars_of(config):
     return {name: getattr(config, name) for name in config.__dataclass_fields__}
 
 
-def main(message):
+def main(config, out):
     """One process of two: run every objective and leave its weights and losses."""
     from pathlib import Path
 
     from sd.config import Config
 
-    message = json.loads(message)
-    base, out = Config(**message["config"]), Path(message["out"])
+    base, out = Config(**config), Path(out)
     for name in OBJECTIVES:
         rows = [s for s in trainer.train(settings(base, name, out, 1))]
         result = rows[-1].trainer
@@ -48,7 +43,7 @@ def main(message):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, red):
+def two(tmp_path_factory, red, two_processes):
     """What two processes found: (folder, config)."""
     from sd.config import Config
     from sd.tiny.runs import PIPELINE
@@ -56,30 +51,7 @@ def two(tmp_path_factory, red):
     out = tmp_path_factory.mktemp("two")
     config = {"model": str(PIPELINE), "data": str(red), "out": str(out), "cache": str(out / "cache")}
     config |= {"beta": 30.0, "lr": 1e-4, "warmup": 0, "precision": "fp32", "workers": 0, "log_every": 1}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = "import sys, test_sd_distributed as t; t.main(sys.argv[1])"
-    message = json.dumps({"config": config, "out": str(out)})
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, message],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=os.path.dirname(__file__),
-        )
-        for rank in (0, 1)
-    ]
-    errors = [process.communicate(timeout=200)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), errors[0][-2000:] + errors[1][-2000:]
+    two_processes("test_sd_distributed", config=config, out=str(out))
     return out, Config(**config)
 
 

@@ -120,7 +120,7 @@ def test_a_folder_of_other_images_is_refused_by_what_differs(ask, capsys):
         (f"--seed {2**128}", "--seed: 340282366920938463463374607431768211456 is out of range"),
         ("--count 1001", "--count: 1001 is out of range"),
         ("--batch 100000000000", "--batch: 100000000000 is out of range"),
-        ("--prefix good\udcff", "--prefix: 'good\\udcff' is not UTF-8"),
+        ("--prefix good\udcff", "'good\\udcff' is not UTF-8 text: rename it"),
     ],
 )
 def test_numbers_without_bounds_and_text_without_letters_are_one_clear_line(ask, capsys, arguments, message):

@@ -120,7 +120,7 @@ def move_up(predict_eps: PredictEps, xt: Tensor, t: Tensor, t_next: Tensor, abar
     return move(xt, t, t_next, (eps + eps_next) / 2, abar)
 
 
-def stride(t: Tensor, k: int, steps: int | Tensor) -> Tensor:
+def stride(t: Tensor, k: int | Tensor, steps: int | Tensor) -> Tensor:
     """The k-th of `steps` equal strides from -1 (clean, k = 0) to t (k = steps), exact at both ends."""
     return (t + 1) * k // steps - 1
 
