@@ -50,7 +50,8 @@ def load(folder: str | Path) -> DiffusionPipeline:
             raise InputError(f"{path / component} has no vocab.json and merges.txt; download the whole model")
     weights = [file.name for file in (path / "unet").glob("*.safetensors*")]
     variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
-    options = {"safety_checker": None, "requires_safety_checker": False} if KINDS[kind] == SD else {}
+    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    options = unused if KINDS[kind] == SD else {}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             path, local_files_only=True, use_safetensors=True, variant=variant, **options

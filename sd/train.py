@@ -42,8 +42,8 @@ def _run(config: Config) -> list[Path]:
             print(f"all {live.step} steps are done; raise --steps for more")
         elif live.step:
             print(f"resuming after step {live.step}")
-        rows = log.read_text().splitlines(True) if log.exists() else []
-        rows = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= live.step]
+        rows = log.read_text(errors="replace").splitlines(True) if log.exists() else []
+        rows = [row for row in rows if 0 < _step(row) <= live.step]
         save_atomically(log, lambda path: path.write_text("".join(rows)))
     if config.tracker:
         prompts = {"validation_prompts": str(config.validation_prompts)}  # trackers know no tuples
@@ -71,3 +71,11 @@ def _run(config: Config) -> list[Path]:
     live.accelerator.wait_for_everyone()
     live.accelerator.end_training()
     return files if main else []
+
+
+def _step(row: str) -> int:
+    """The step of a line of the log; 0 for one that an interruption cut, or that is no line of a log."""
+    try:
+        return int(json.loads(row)["step"]) if row.endswith("\n") else 0
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0

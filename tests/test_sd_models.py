@@ -141,6 +141,16 @@ def test_a_model_saved_in_shards_or_in_half_precision_only_is_loaded(tmp_path):
             assert torch.equal(a, b)
 
 
+def test_parts_that_training_does_not_use_may_be_absent(tmp_path):
+    """A published v1-5 names a safety checker and its feature extractor."""
+    folder = shutil.copytree(PIPELINE, tmp_path / "v15")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert models.load(folder).feature_extractor is None
+
+
 def test_images_start_from_the_noise_of_their_prompt_whatever_the_batch():
     pipeline = models.load(PIPELINE)
     prompts = [

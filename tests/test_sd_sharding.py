@@ -21,7 +21,7 @@ from toy.objectives import OBJECTIVES
 
 # batch 1 in each of two processes; the norms of the first gradients are above --clip
 COMMON = {"model": str(PIPELINE), "beta": 30.0, "lr": 1e-4, "warmup": 0, "precision": "fp32", "workers": 0}
-COMMON |= {"log_every": 1, "gamma": 0.5, "inversion_steps": 1, "steps": 2, "batch": 1}
+COMMON |= {"log_every": 1, "gamma": 0.5, "inversion_steps": 2, "steps": 2, "batch": 1}
 RUNS = {name: {"objective": name} for name in OBJECTIVES}
 RUNS["csft"] |= {"accumulate": 2, "gradient_checkpointing": True}
 RUNS["adapters"] = {"objective": "smpo", "tune": "lora"}

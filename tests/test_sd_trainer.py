@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from sd import checkpoints, trainer
+from sd import checkpoints, plan, trainer
 from sd.__main__ import main
 from sd.draw import draw
 from sd.tiny.runs import PIPELINE
@@ -346,7 +346,17 @@ def test_what_a_run_will_do_is_said_first(config, capsys):
     assert re.fullmatch(r"\d+ images and \d+ captions to encode, 0.0 GB, into .*cache", lines[1])
 
 
-def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys):
+def test_a_log_with_anything_in_it_keeps_each_step_once(config, tmp_path):
+    run(config(steps=2))
+    with open(tmp_path / "run/log.jsonl", "ab") as file:
+        file.write(b'\xff\xfe\n[]\n{"step": 9}\n{"step": null}\n{"step": 1')
+    run(config(steps=3))
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "SECONDS", 0.1)
     assert main(["plan", *options(config())]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "disk: 3 checkpoints of 0.0 GB, and a result of 0.0 GB"

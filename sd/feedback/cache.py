@@ -137,7 +137,7 @@ class Cache:
         files = _Files(self.index, self.pixels, parts)
         loader = DataLoader(files, None, num_workers=self.config.workers if len(parts) > 1 else 0)
         about = "encoding images" if self.config.cached else "checking images"
-        for part in filter(None, tqdm(loader, about, disable=not show)):
+        for part in filter(None, tqdm(loader, about) if show else loader):
             keys, contents, sizes, pixels = zip(*part, strict=True)
             rows = {"keys": np.array(keys), "contents": np.array(contents)}
             if self.config.cached:
@@ -183,7 +183,8 @@ class _Files(Dataset):
 
 
 def _encode_captions(pipeline: DiffusionPipeline, captions: list[str], show: bool) -> Iterator[Rows]:
-    for first in tqdm(range(0, len(captions), CAPTIONS), "encoding captions", disable=not show):
+    starts = range(0, len(captions), CAPTIONS)
+    for first in tqdm(starts, "encoding captions") if show else starts:
         part = captions[first : first + CAPTIONS]
         rows = {k: v.half().cpu().numpy() for k, v in models.encode_text(pipeline, part).items()}
         yield rows | {"keys": np.array([key(caption.encode()) for caption in part])}
