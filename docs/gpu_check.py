@@ -8,6 +8,7 @@ on a CPU, with the tiny pipeline.
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from sd.tiny.runs import PIPELINE
 
 OUT = Path("out/gpu-check")
 SD = [sys.executable, "-m", "sd"]
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 COUNT = 32  # images
 
 
@@ -113,6 +114,8 @@ def main() -> int:
     make_data(OUT / "data", 32 if tiny else 512)
     if not tiny and not (OUT / "pipeline/model_index.json").exists():
         make_pipeline(OUT / "pipeline")
+    if tiny:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     rows = []
     for name, command in commands(tiny, 2 if tiny else torch.cuda.device_count()).items():
         print(f"\n{name}: {' '.join(command[1:])}", flush=True)

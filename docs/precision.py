@@ -7,7 +7,6 @@ case of their own: an eighth of them lies in the middle between two bf16 numbers
 
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -16,6 +15,7 @@ from sd import models, trainer
 from sd.config import configure
 from sd.feedback.batches import Batches
 from sd.tiny import shapes
+from toy.files import output_folder
 from toy.train import last
 
 BETA, STEPS, BATCHES = 30, 20, 8  # beta is the tiny recipe's
@@ -51,7 +51,7 @@ if __name__ == "__main__":
     print("| weights | tune | learning rate | beta * std(g) | rounding, bf16 | fp16 | slope, bf16 | fp16 |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
-        shapes.write_feedback(Path(folder) / "red", "red")
+        shapes.write_feedback(output_folder(f"{folder}/red"), "red")
         base = configure("tiny", data=f"{folder}/red", out="-", steps=STEPS)
         for name, load in (("fp32", load_in_fp32), ("fp16", LOAD)):
             for tune, lr in (("full", 1e-7), ("full", 1e-6), ("full", 5e-6), ("full", 5e-5), ("lora", 1e-4)):

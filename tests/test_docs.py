@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import tables
+from docs import gpu_check, memory, tables
 from notebooks.answers import EXERCISES
 from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
 from sd.__main__ import parser as sd_parser
@@ -39,7 +39,7 @@ def commands(page):
 @pages
 def test_every_command_exists_with_its_options(page):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`make (\w+)`|^make (\w+)", page.read_text(), re.M):
+    for target in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", page.read_text(), re.M):
         assert re.search(rf"^{''.join(target)}:", makefile, re.M), target
     known = {"toy": toy_parser(), "sd": sd_parser()}
     for package, words in commands(page):
@@ -52,6 +52,19 @@ def test_every_command_exists_with_its_options(page):
                 assert word in choices[words[0]]._option_string_actions, (words, word)
         if words[0] == "train" and len(words) > 1 and not words[1].startswith("--"):
             assert words[1] == "RECIPE" or (RECIPES / f"{words[1]}.toml").exists(), words
+
+
+def test_the_check_of_a_gpu_gives_commands_that_exist():
+    for tiny in (False, True):
+        for name, command in gpu_check.commands(tiny, devices=2).items():
+            words = command[command.index("sd") + 1 :]
+            assert sd_parser().parse_args(words), name
+
+
+def test_the_memory_of_the_papers_recipe_is_what_the_page_says():
+    forms = memory.variants("diffusion-kto-sd15")
+    row = memory.row("diffusion-kto-sd15", "", forms[""])
+    assert f"\n{row}\n" in (ROOT / "docs" / "gpu.md").read_text()
 
 
 @pages
