@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from sd import models
 from sd.config import Config
 from sd.feedback.index import Row
+from sd.machine import make_accelerator
 from sd.memory import POOLED, TOKENS
-from sd.trainer import Trainer, make_accelerator
+from sd.trainer import Trainer
 from toy.errors import InputError
 
 # published configurations: what differs from the defaults of UNet2DConditionModel

@@ -4,27 +4,29 @@ from pathlib import Path
 
 import torch
 
-from sd import bench, models, trainer
+from sd import bench, machine, models
 from sd.config import configure
+from sd.machine import TRAINING, gpu_memory
 from sd.memory import count_memory
+from sd.start import announce, open_run
 
 SECONDS = 10.0  # of training, to measure its speed
 
 
-@trainer.out_of_memory()
+@gpu_memory(TRAINING)
 def plan(**options) -> list[Path]:
     """Print where a run would work, what it would encode and write, its memory, and how long it would take on
     this machine. Raises InputError if it does not fit."""
-    config, accelerator, pipeline, examples = trainer.open_run(configure(**options))
+    config, accelerator, pipeline, examples = open_run(configure(**options))
     tell = print if accelerator.is_main_process else lambda line: None
-    for line in trainer.announce(config, accelerator, examples):
+    for line in announce(config, accelerator, examples):
         tell(line)
     weights = sum(weight.numel() for weight in pipeline.unet.parameters())
     if config.tune == "full":
         copies = (3 if config.optimizer == "adamw" else 1) + (config.ema > 0)
         sizes = copies * 4e-9 * weights, 4e-9 * weights
         tell("disk: {} checkpoints of {:.1f} GB, and a result of {:.1f} GB".format(config.keep + 1, *sizes))
-    if accelerator.device.type == "cpu" and weights > trainer.LARGE:
+    if accelerator.device.type == "cpu" and weights > machine.LARGE:
         need = count_memory(pipeline.unet.config, config) / 1e9
         tell(f"memory: {need:.1f} GB on a GPU, and about 1 GB for its libraries")
         tell("time: unknown, since PyTorch sees no GPU here")

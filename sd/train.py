@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 from sd import align, trainer
 from sd.config import Config, configure
+from sd.machine import TRAINING, gpu_memory, only_run
 from toy.cli import is_main_process
 from toy.files import save_atomically
 from toy.utilities import check_utility
 
 
-@trainer.out_of_memory()
+@gpu_memory(TRAINING)
 def train(**options) -> list[Path]:
     """Train with the settings of a command line. Returns the files written."""
     return run(configure(**options))
@@ -25,7 +26,7 @@ def train(**options) -> list[Path]:
 
 def run(config: Config) -> list[Path]:
     """Train with progress, a log, pictures and advice, and write the weights. Returns the files written."""
-    with trainer.only_run(config.out):
+    with only_run(config.out):
         return _run(config)
 
 

@@ -7,17 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from diffusers import DiffusionPipeline
-from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors import SafetensorError
 from torch.nn.utils import get_total_norm
@@ -30,8 +25,8 @@ from sd.config import Config
 from sd.draw import draw
 from sd.feedback import cache, check
 from sd.feedback.batches import Batches
-from sd.feedback.index import find_csv, open_index
-from toy.cli import is_main_process
+from sd.machine import refuse_slow
+from sd.start import announce, open_run, result_folder
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_folder
 from toy.objectives import LossInputs
@@ -42,7 +37,6 @@ MAY_CHANGE_ON_RESUME = (
     "compile", "gradient_checkpointing", "log_every", "save_every", "keep", "tracker", "validate_every",
     "validation_prompts"
 )  # fmt: skip
-LARGE = 100_000_000  # weights of a model that one does not train on a CPU by accident
 
 
 @dataclass
@@ -220,10 +214,6 @@ class Trainer:
                 raise InputError(f"cannot write {folder}: {error}; {text}") from error
 
 
-def result_folder(config: Config) -> Path:
-    return Path(config.out) / ("model" if config.tune == "full" else "lora")
-
-
 def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
     options = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
@@ -245,111 +235,11 @@ def settings(config: Config, processes: int) -> dict:
     return values | {"batch of all processes": config.batch * processes}
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """The accelerator of a run. Raises InputError for a precision or a tracker that is not available."""
-    gpu = torch.cuda.is_available() and config.device != "cpu"
-    if config.precision == "fp16" and not gpu:
-        raise InputError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-    trackers = [str(tracker) for tracker in get_available_trackers()]
-    if config.tracker and config.tracker not in trackers:
-        names = ", ".join(trackers) or "none"
-        raise InputError(f"--tracker {config.tracker} is unknown or not installed; available: {names}")
-    AcceleratorState._reset_state()  # an earlier run in this process may have had another precision
-    precision = "no" if config.precision == "fp32" else config.precision
-    options = {"log_with": config.tracker or None, "project_dir": config.out, "cpu": not gpu}
-    options["kwargs_handlers"] = [
-        InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # encoding is slow
-        DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of the gradients
-    ]
-    try:
-        accelerator = Accelerator(mixed_precision=precision, **options)
-    except ValueError as error:
-        raise InputError(str(error).splitlines()[0]) from error
-    if config.shard and accelerator.num_processes == 1:
-        raise InputError("--shard splits a model over several processes; accelerate launch starts them")
-    return accelerator
-
-
-def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, cache.Cache]:
-    """Everything a run starts from: its settings with the batch of each process, the devices, the model, and
-    the data with what was encoded before. Raises InputError for settings that do not fit the rest."""
-    accelerator = make_accelerator(config)
-    config = config.shared_by(accelerator.num_processes)
-    if result_folder(config).resolve() == Path(config.model).resolve():
-        raise InputError(f"--out {config.out} would put the result where --model is; choose another --out")
-    output_folder(config.out)
-    csv = find_csv(config.data, config.pairs)
-    pipeline = models.load(config.model)
-    if config.eps_weighting and not models.predicts_velocity(pipeline):
-        raise InputError("--eps-weighting is for models that predict v; this one predicts eps")
-    folder = output_folder(config.cache or csv.parent / "cache", "--cache")
-    with accelerator.main_process_first():
-        index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)
-    check.refuse_missing(index, config, accelerator.num_processes)
-    models.move_encoders(pipeline, accelerator.device)
-    with accelerator.main_process_first():
-        examples = cache.Cache(config, pipeline, index, folder)
-    examples.find(accelerator.num_processes)
-    return config, accelerator, pipeline, examples
-
-
-@contextmanager
-def out_of_memory() -> Iterator[None]:
-    """A context in which a GPU that is too small is an InputError with the ways out."""
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        ways = "a smaller --batch, --gradient-checkpointing, --optimizer adamw8bit or --tune lora"
-        raise InputError(f"the GPU's memory does not hold a step; use {ways}") from error
-
-
-@contextmanager
-def only_run(out: str) -> Iterator[None]:
-    """A context in which no other run may use the folder. Raises InputError if one does."""
-    try:
-        with FileLock(output_folder(out) / ".lock", timeout=0) if is_main_process() else nullcontext():
-            yield
-    except Timeout as error:
-        text = f"another run is writing into {out}: wait until it ends, or choose another --out"
-        raise InputError(text) from error
-
-
-def refuse_slow(config: Config, accelerator: Accelerator, pipeline: DiffusionPipeline) -> None:
-    """Raises InputError if a large model would be trained on a CPU, unless that was asked for."""
-    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
-    if weights > LARGE and accelerator.device.type == "cpu" and config.device != "cpu":
-        text = f"this model has {weights / 1e6:.0f} million weights, and PyTorch sees no GPU"
-        if torch.version.cuda:
-            text += f" (it is built for CUDA {torch.version.cuda}; the driver may be too old)"
-        raise InputError(f"{text}; add --device cpu to train it on the CPU, slowly")
-
-
-def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) -> list[str]:
-    """Where a run works and what it has to do, in lines. Raises InputError if the disk is too small."""
-    device, processes = accelerator.device, accelerator.num_processes
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
-    step = f"{config.total_batch} {'pairs' if config.pairs else 'images'}"
-    if processes > 1:
-        step += f", {config.batch} on each of {processes} processes"
-    if config.accumulate > 1:
-        step += f", in {config.accumulate} batches"
-    lines = [f"{device.type} ({name}), {config.precision}, {config.tune}; {config.steps} steps of {step}"]
-    if config.cached:
-        images, captions = len(examples.lacking), len(examples.find_captions())
-        size = examples.bytes(images, captions)
-        examples.images.refuse_too_large(size)
-        text = f"{images} images and {captions} captions to encode, {size / 1e9:.1f} GB"
-        lines.append(f"{text}, into {examples.images.folder.parent}")
-    return lines
-
-
 def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> Iterator[State]:
     """A whole run, from its last checkpoint if there is one. The last state's trainer has the result. What a
     person should know, the main process tells line by line."""
     config, accelerator, pipeline, examples = open_run(config)
-    refuse_slow(config, accelerator, pipeline)
+    refuse_slow(config, accelerator, pipeline.unet)
     lines = announce(config, accelerator, examples)
     for line in lines if accelerator.is_main_process else ():
         tell(line)

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from sd import align, models
-from sd.trainer import make_accelerator
+from sd.machine import make_accelerator
 from toy import losses
 from toy.diffusion import eps_between, invert
 from toy.utilities import UTILITIES

@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from sd import checkpoints, plan, trainer
+from sd import checkpoints, machine, plan, trainer
 from sd.__main__ import main
 from sd.draw import draw
 from sd.tiny.runs import PIPELINE
@@ -277,7 +277,7 @@ def test_a_restored_optimizer_keeps_the_weights_memory_format():
 
 
 def test_a_folder_holds_one_run_at_a_time(config, tmp_path):
-    with trainer.only_run(str(tmp_path / "run")), pytest.raises(InputError) as error:
+    with machine.only_run(str(tmp_path / "run")), pytest.raises(InputError) as error:
         run(config())
     assert str(error.value) == (
         f"another run is writing into {tmp_path / 'run'}: wait until it ends, or choose another --out"
@@ -292,11 +292,11 @@ def test_a_gpu_that_is_too_small_is_one_line_with_the_ways_out(config, monkeypat
     monkeypatch.setattr(trainer.Aligner, "loss", full)
     assert main(["train", *options(config())]) == 2
     error = capsys.readouterr().err
-    assert "error: the GPU's memory does not hold a step; use a smaller --batch, --gradient-ch" in error
+    assert "error: the GPU's memory does not hold a batch; use a smaller --batch, --gradient-ch" in error
 
 
 def test_a_large_model_trains_on_a_cpu_only_if_asked(config, monkeypatch):
-    monkeypatch.setattr(trainer, "LARGE", 1_000_000)
+    monkeypatch.setattr(machine, "LARGE", 1_000_000)
     words = "this model has 1 million weights, and PyTorch sees no GPU; add --device cpu to train"
     with pytest.raises(InputError, match=words):
         next(trainer.train(config()))
@@ -365,7 +365,7 @@ def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys,
 
 
 def test_plan_counts_the_memory_of_a_large_model_without_a_gpu(config, capsys, monkeypatch):
-    monkeypatch.setattr(trainer, "LARGE", 1_000_000)
+    monkeypatch.setattr(machine, "LARGE", 1_000_000)
     assert main(["plan", *options(config())]) == 0
     assert re.search(r"memory: 0.\d GB on a GPU", capsys.readouterr().out)
 

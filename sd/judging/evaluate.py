@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from sd.judging import page
-from sd.judging.machine import gpu_memory, start
 from sd.judging.markdown import markdown
 from sd.judging.samples import Samples, differences, read_samples, refuse_different
 from sd.judging.scorers import fingerprint, load, split
 from sd.judging.scoring import FULL, Store, digest
+from sd.machine import gpu_memory, start_judging
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv, save_json
 from toy.statistics import interval, outcomes, win_rate
@@ -34,7 +34,7 @@ def main(images: list[str], scorers: list[str], votes: list[str], out: str, pair
         raise InputError("--images and --scorers are needed, or --votes (see --help)")
     if len({spec.partition("=")[0] for spec in scorers}) < len(scorers):
         raise InputError("--scorers names a scorer twice: evaluate its second version into another --out")
-    state, device = start()
+    state, device = start_judging()
     samples, scores, rows = evaluate(_named(images), scorers, folder, device)
     if not state.is_main_process:
         return []

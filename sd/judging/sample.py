@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from sd import models
 from sd.draw import BATCH, draw_batch, name_noises
-from sd.judging.machine import gpu_memory, start
 from sd.judging.prompts import Prompt, read_prompts
+from sd.machine import gpu_memory, start_judging
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_csv, save_json
 
@@ -28,7 +28,7 @@ def main(
     model: str, prompts: str, out: str, *, lora: str | None, prefix: str, precision: str | None, **options
 ) -> list[Path]:
     """Load a model, report what is unusual about the prompts, and draw. Returns index.csv."""
-    state, device = start()
+    state, device = start_judging()
     texts, folder = read_prompts(prompts), output_folder(out)
     pipeline, name = models.load(model), model_name(model)
     if lora:

@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sd.feedback.index import Index, find_csv, open_index
-from sd.judging.machine import gpu_memory, start
 from sd.judging.scorers import fingerprint, load
 from sd.judging.scoring import FULL, Row, Store, digest
+from sd.machine import gpu_memory, start_judging
 from toy.cli import is_main_process
 from toy.errors import InputError
 from toy.files import output_folder, save_csv, save_json
@@ -31,7 +31,7 @@ ABOUT = ("scorer", "pairs", "left_out", "lowest", "highest", "winner_scores_high
 @gpu_memory(FULL)
 def main(data: str, scorer: str, out: str | None) -> list[Path]:
     """Score the images of pairs, and print a summary. Returns the files written."""
-    state, device = start()
+    state, device = start_judging()
     source = find_csv(data, pairs=True)
     judge = load(scorer, device)
     path = Path(out or source.with_name(f"{source.stem}-{judge.name}.csv"))
