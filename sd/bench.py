@@ -97,8 +97,8 @@ class MadeUp:
 
     images, liked = 64, 32
 
-    def __init__(self, unet: UNet2DConditionModel, config: Config):
-        rng, side = np.random.default_rng(0), unet.config.sample_size
+    def __init__(self, unet: UNet2DConditionModel, config: Config, side: int):
+        rng = np.random.default_rng(0)
         self.index, self.pairs, self.pixels = self, config.pairs, 8 * side
         self.shape = (unet.config.in_channels, side, side)
         self.unreadable = np.zeros(self.images, bool)
@@ -163,7 +163,7 @@ def measure_share(size: str, config: Config, seconds: float) -> tuple[float, flo
     kind = "v_prediction" if size == "sd21" else "epsilon"
     pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
     before = machine_rate(config.precision)
-    rate, memory = measure(pipeline, config, make_accelerator(config), seconds)
+    rate, memory = measure(pipeline, config, make_accelerator(config), unet.config.sample_size, seconds)
     machine = statistics.median([before, machine_rate(config.precision)])
     # in forward passes, a step is the policy's, its backward pass (2, or 1 with frozen weights), the
     # reference's, and with checkpointing the policy's again
@@ -171,14 +171,17 @@ def measure_share(size: str, config: Config, seconds: float) -> tuple[float, flo
     return rate, memory, rate * passes * forward_flop(size) / machine
 
 
-def measure(pipeline, config: Config, accelerator: Accelerator, seconds: float) -> tuple[float, float]:
-    """(images or pairs per second and process, peak memory in GB) of a run's steps, on random examples."""
+def measure(
+    pipeline, config: Config, accelerator: Accelerator, side: int, seconds: float
+) -> tuple[float, float]:
+    """(images or pairs per second and process, peak memory in GB) of a run's steps, on random latents with
+    sides of this length."""
     gc.collect()  # the models of the row before refer to themselves, and so hold their memory
     torch.cuda.empty_cache()
     rates, endless = [], {"steps": 10**7, "save_every": 10**7, "log_every": 10**7}
     with tempfile.TemporaryDirectory() as out:
         config = replace(config, out=out, **endless)
-        trainer = Trainer(config, accelerator, pipeline, MadeUp(pipeline.unet, config), {})
+        trainer = Trainer(config, accelerator, pipeline, MadeUp(pipeline.unet, config, side), {})
         if GPU:
             torch.cuda.reset_peak_memory_stats()
         steps = trainer.steps()

@@ -1,5 +1,6 @@
 """The command python -m sd plan RECIPE ...: what a run will take, before it starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,10 +25,11 @@ def plan(**options) -> list[Path]:
     weights = sum(weight.numel() for weight in pipeline.unet.parameters())
     if config.tune == "full":
         copies = (3 if config.optimizer == "adamw" else 1) + (config.ema > 0)
-        sizes = copies * 4e-9 * weights, 4e-9 * weights
+        others = sum(weight.numel() for part in models.encoders(pipeline) for weight in part.parameters())
+        sizes = 4e-9 * copies * weights, 4e-9 * (weights + others)
         tell("disk: {} checkpoints of {:.1f} GB, and a result of {:.1f} GB".format(config.keep + 1, *sizes))
     if accelerator.device.type == "cpu" and weights > machine.LARGE:
-        need = count_memory(pipeline.unet.config, config) / 1e9
+        need = count_memory(dict(pipeline.unet.config) | {"sample_size": examples.shape[-1]}, config) / 1e9
         tell(f"memory: {need:.1f} GB on a GPU, and about 1 GB for its libraries")
         tell("time: unknown, since PyTorch sees no GPU here")
         return []
@@ -36,11 +38,12 @@ def plan(**options) -> list[Path]:
     encoding = len(examples.lacking) / accelerator.num_processes / len(images)
     encoding *= bench.duration(lambda: models.encode_images(pipeline, images))
     models.move_encoders(pipeline, "cpu")
-    rate, memory = bench.measure(pipeline, config, accelerator, SECONDS)
+    one = replace(config, accumulate=1)  # a step of many batches would take too long to measure
+    rate, memory = bench.measure(pipeline, one, accelerator, examples.shape[-1], SECONDS)
     training = config.steps * config.batch * config.accumulate / rate
     if bench.GPU:
         tell(f"memory: {memory:.1f} of {torch.cuda.mem_get_info()[1] / 1e9:.1f} GB")
-    tell(f"time: {_long(encoding)} to encode the images, {_long(training)} to train")
+    tell(f"time: {_long(encoding)} to encode the images once they are read, {_long(training)} to train")
     return []
 
 

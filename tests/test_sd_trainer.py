@@ -360,7 +360,9 @@ def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys,
     assert main(["plan", *options(config())]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "disk: 3 checkpoints of 0.0 GB, and a result of 0.0 GB"
-    assert re.fullmatch(r"time: \d+ seconds to encode the images, \d+ seconds to train", lines[4])
+    assert re.fullmatch(
+        r"time: \d+ seconds to encode the images once they are read, \d+ seconds to train", lines[4]
+    )
     assert not list((tmp_path / "run").rglob("step-*"))
 
 
