@@ -41,9 +41,10 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
 def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) -> list[str]:
     """Where a run works and what it has to do, in lines. Raises InputError if the disk is too small."""
     device, processes = accelerator.device, accelerator.num_processes
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()} threads"
     step = f"{config.total_batch} {'pairs' if config.pairs else 'images'}"
     if processes > 1:
         step += f", {config.batch} on each of {processes} processes"
@@ -52,7 +53,7 @@ def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) ->
     lines = [f"{device.type} ({name}), {config.precision}, {config.tune}; {config.steps} steps of {step}"]
     if config.cached:
         images, captions = len(examples.lacking), len(examples.find_captions())
-        size = examples.bytes(images, captions)
+        size = examples.disk_space(images, captions)
         examples.images.refuse_too_large(size)
         text = f"{images} images and {captions} captions to encode, {size / 1e9:.1f} GB"
         lines.append(f"{text}, into {examples.images.folder.parent}")

@@ -110,7 +110,7 @@ def test_the_deviation_is_stored_only_where_half_precision_keeps_it(prepare, mon
     assert not examples.deviation
     number, _ = drawn(examples)[0]
     a, b = (examples.latent(number, False, np.full(examples.shape, noise, np.float32))[0] for noise in (0, 9))
-    assert np.array_equal(a, b) and examples.bytes(1, 0) < usual.bytes(1, 0)
+    assert np.array_equal(a, b) and examples.disk_space(1, 0) < usual.disk_space(1, 0)
 
 
 def test_csft_has_each_caption_with_its_prefix_and_the_empty_one_bare(prepare, pipeline):

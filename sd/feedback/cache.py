@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import DiffusionPipeline
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,8 +31,8 @@ CAPTIONS = 32  # encoded together
 
 
 class Cache:
-    """What a run draws, and where it is encoded: (numbers of) images, and captions. With --no-cached, images
-    are only checked, and captions left alone."""
+    """The images and captions that a run draws, and where they are encoded. With --no-cached, images are only
+    checked, and captions left alone."""
 
     def __init__(self, config: Config, pipeline: DiffusionPipeline, index: Index, folder: Path):
         self.config, self.index, self.pixels = config, index, resolution(config, pipeline)
@@ -52,11 +53,11 @@ class Cache:
 
     def latent(self, number: int, mirrored: bool, noise: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """x0 (C, h, w) of an image, sampled by this noise, and the image's six sizes."""
-        image = int(self.keys[number, int(mirrored)])
-        x0 = self.images.get("latents", image).astype(np.float32)
+        place = int(self.keys[number, int(mirrored)])
+        x0 = self.images.get("latents", place).astype(np.float32)
         if self.deviation:
-            x0 += self.images.get("deviations", image).astype(np.float32) * noise
-        return x0, self.images.get("sizes", image).tolist()
+            x0 += self.images.get("deviations", place).astype(np.float32) * noise
+        return x0, self.images.get("sizes", place).tolist()
 
     def caption(self, number: int, desirable: int) -> str:
         """A caption with what the objective writes before it; the empty one, number 0, as it is."""
@@ -93,8 +94,8 @@ class Cache:
         by_key = {key(text.encode()): text for text in (self.caption(*pair) for pair in drawn)}
         return [by_key[k] for k in self.texts.missing(np.array(list(by_key))).tolist()]
 
-    def bytes(self, images: int, captions: int) -> int:
-        """The disk space that so many encoded images and captions take."""
+    def disk_space(self, images: int, captions: int) -> int:
+        """The bytes that so many encoded images and captions take."""
         image = int(np.prod(self.shape)) * (2 + 2 * self.deviation) + 40
         return images * image + captions * sum(2 * v.numel() for v in self.condition.values())
 
@@ -103,12 +104,12 @@ class Cache:
         read are never drawn; raises InputError unless they may be left out and others remain."""
         processes, main = accelerator.num_processes, accelerator.is_main_process
         mine = slice(accelerator.process_index, None, processes)
-        while len(self.lacking):
-            accelerator.wait_for_everyone()  # so that all see the same files before anyone adds one
-            self.images.add(self._encode_images(pipeline, self.lacking[mine], main))
+        # the main process's lists, since other runs may add files between one process's look and another's
+        while len(lacking := broadcast_object_list([self.lacking])[0]):
+            self.images.add(self._encode_images(pipeline, lacking[mine], main))
             accelerator.wait_for_everyone()
             self.images.scan()
-            failures = self.images.missing(self.lacking[:, 0])
+            failures = self.images.missing(lacking[:, 0])
             self.unreadable |= np.isin(self.keys, failures).any(1)
             self.keys[self.unreadable] = 0
             self._refuse_unreadable()
@@ -116,8 +117,7 @@ class Cache:
             if len(failures):  # other images are drawn in their place
                 self.find(processes)
         if self.config.cached:
-            captions = self.find_captions()
-            accelerator.wait_for_everyone()
+            [captions] = broadcast_object_list([self.find_captions()])
             self.texts.add(_encode_captions(pipeline, captions[mine], main))
             accelerator.wait_for_everyone()
             self.texts.scan()
