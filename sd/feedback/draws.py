@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from sd.config import Config
 from sd.feedback.index import Index
+from toy.cli import is_main_process
 
 
 def draws(seed: int, step: int, slot: int) -> np.random.Generator:
@@ -33,8 +34,9 @@ def choose(
 
 def find_drawn(config: Config, index: Index, unreadable: np.ndarray, processes: int) -> np.ndarray:
     """The images that a run will draw: bool (images, 2), plain and mirrored."""
-    drawn = np.zeros((index.images, 2), bool)
-    for step in tqdm(range(config.steps * config.accumulate), "finding the images to encode", leave=False):
+    drawn, steps = np.zeros((index.images, 2), bool), range(config.steps * config.accumulate)
+    about = "finding the images to encode"
+    for step in tqdm(steps, about, leave=False) if is_main_process() else steps:
         for slot in range(config.batch * processes):
             for number, mirrored in choose(config, index, unreadable, draws(config.seed, step, slot)):
                 drawn[number, int(mirrored)] = True
