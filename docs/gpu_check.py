@@ -2,13 +2,14 @@
 
 It measures the training step of every model, then takes a pipeline of Stable Diffusion's size with random
 weights through the manual: plan, train, resume, adapters, SmPO, sampling, scoring and, on several GPUs, two
-processes and shards. At the end it prints a table for docs/stable-diffusion.md. With --tiny it does the same
+processes and shards. At the end it prints a table for docs/gpu.md. With --tiny it does the same
 on a CPU, with the tiny pipeline.
 """
 
 import argparse
 import csv
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ COUNT = 32  # images
 def commands(tiny: bool, devices: int) -> dict[str, list[str]]:
     """Every check by name: a command line."""
     places = ["--model", str(PIPELINE if tiny else OUT / "pipeline"), "--data", str(OUT / "data")]
-    steps = ["--steps", "4", "--log-every", "2", "--save-every", "2", "--warmup", "0"]
+    steps = ["--steps", "4", "--log-every", "2", "--save-every", "2", "--keep", "1", "--warmup", "0"]
     run = [*SD, "train", "diffusion-kto-sd15", *places, *steps]
     if tiny:
         run += ["--resolution", "32", "--precision", "fp32", "--workers", "0"]
@@ -111,6 +112,9 @@ def main() -> int:
     if not (tiny or torch.cuda.is_available()):
         print("PyTorch sees no GPU: nothing to check; --tiny tries the commands on a CPU")
         return 2
+    for old in OUT.glob("*"):
+        if old.is_dir() and old.name != "pipeline":  # an earlier check's runs would be resumed
+            shutil.rmtree(old)
     make_data(OUT / "data", 32 if tiny else 512)
     if not tiny and not (OUT / "pipeline/model_index.json").exists():
         make_pipeline(OUT / "pipeline")

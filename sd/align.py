@@ -98,10 +98,11 @@ class Aligner:
     def noise_by_inversion(self, x0: Tensor, t: Tensor, condition: models.Condition) -> Tensor:
         """The noisy images at t that lead back to x0, by strides whose number is in proportion to t: an
         example with fewer of them leaves the batch earlier."""
-        strides = ((t + 1) * self.config.inversion_steps / len(self.abar)).ceil().long()
+        steps, end = self.config.inversion_steps, len(self.abar)
+        strides = ((t + 1) * steps + end - 1) // end  # rounded up
         xt = x0.clone()
         # what is sharded must be asked by all processes equally often; strides after the last stay at t
-        most = self.config.inversion_steps if self.config.shard else int(strides.max())
+        most = steps if self.config.shard else int(strides.max())
         for k in range(most):
             rows = (strides > k).nonzero()[:, 0] if (strides > k).any() else strides.argmax()[None]
             ask = partial(

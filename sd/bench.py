@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -187,7 +188,7 @@ def measure(
         steps = trainer.steps()
         for _ in range(3 if seconds < 10 else 5):  # to compile, tune and fill the loader
             next(steps)
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(rates) < 3:
+        count = max(3, int(seconds / duration(lambda: next(steps))))
+        for _ in range(broadcast_object_list([count])[0]):  # processes must take equally many steps
             rates.append(config.batch * config.accumulate / duration(lambda: next(steps)))
     return statistics.median(rates), torch.cuda.max_memory_allocated() / 1e9 if GPU else float("nan")

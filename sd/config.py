@@ -20,7 +20,7 @@ CHOICES = {
     "intersections": ("liked", "disliked", "left_out"),
     "crop": ("center", "random"),
     "tune": ("full", "lora"),
-    "optimizer": ("adamw", "adamw8bit", "adafactor"),
+    "optimizer": ("adamw", "adafactor"),
     "precision": PRECISIONS,
 }
 
@@ -48,7 +48,7 @@ class Config:
     gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones", high=1)
     reference_point: str = setting(
         "batch",
-        "mean reward of: the batch of all processes; the same images with mismatched captions; or none",
+        "batch: the mean reward of all processes' images; mismatched: of these with other captions; none: 0",
     )
     weight_desirable: float = setting(1.0, "weight of desirable examples (lambda_d)")
     weight_undesirable: float = setting(1.0, "weight of undesirable examples (lambda_u)")
@@ -74,14 +74,16 @@ class Config:
     total_batch: int = setting(
         0, "examples (images, or pairs) of a step, over all processes; batch and accumulate follow from it"
     )
-    batch: int = setting(0, "those in a batch of one process (0: what --total-batch leaves, or 2)", high=4096)
-    accumulate: int = setting(0, "batches per step, each with its own reference point (0: the same, or 1)")
+    batch: int = setting(
+        0, "examples in a batch of one process (0: follows from --total-batch; without it, 2)", high=4096
+    )
+    accumulate: int = setting(0, "batches a step, each with a reference point of its own (0: follows, or 1)")
     lr: float = setting(1e-7, "learning rate", low=1e-12, high=10)
     warmup: int = setting(1000, "steps over which the learning rate rises from 0; then it stays")
-    weight_decay: float = setting(0.01, "weight decay of AdamW", high=100)
+    weight_decay: float = setting(0.01, "weight decay", high=100)
     clip: float = setting(1.0, "largest norm of the gradient", low=1e-9)
     ema: float = setting(0.0, "decay of the average of the weights that is saved (0: none)", high=0.999999)
-    optimizer: str = setting("adamw", "adamw, adamw8bit (needs bitsandbytes) or adafactor (less memory)")
+    optimizer: str = setting("adamw", "adamw, or adafactor, which needs less memory")
     precision: str = setting(
         "bf16", "precision of the arithmetic: fp32, bf16 or fp16; trained weights are fp32"
     )
@@ -150,8 +152,8 @@ class Config:
             batch, accumulate = batch or 2, accumulate or 1
         product = batch * accumulate * processes
         if total and product != total:
-            text = f"--total-batch {total} is not {processes} processes x --batch {batch} x --accumulate"
-            raise InputError(f"{text} {accumulate}; change one of them")
+            parts = f"--batch {batch or 1} x --accumulate {accumulate or 1} x {processes} processes"
+            raise InputError(f"--total-batch {total} is not {parts}: change one of them")
         return replace(self, total_batch=product, batch=batch, accumulate=accumulate)
 
     @property

@@ -1,8 +1,10 @@
 """The processes, the devices and the folder of a command."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -18,8 +20,8 @@ from toy.errors import InputError
 from toy.files import output_folder
 
 LARGE = 100_000_000  # weights of a model that one does not train on a CPU by accident
-TRAINING = "use a smaller --batch, --gradient-checkpointing, --optimizer adamw8bit or --tune lora"
-WAIT = timedelta(hours=12)  # so long may one process wait for another
+TRAINING = "use a smaller --batch, --gradient-checkpointing, --optimizer adafactor or --tune lora"
+WAIT = timedelta(hours=12)  # how long one process may wait for another: encoding takes hours
 
 
 def start_judging() -> tuple[PartialState, str]:
@@ -81,6 +83,8 @@ def only_run(out: str) -> Iterator[None]:
     """A context in which no other run may use the folder. Raises InputError if one does."""
     try:
         with FileLock(output_folder(out) / ".lock", timeout=0) if is_main_process() else nullcontext():
+            for leftover in (Path(out) / "checkpoints").glob(".*step-*") if is_main_process() else ():
+                shutil.rmtree(leftover, ignore_errors=True)  # of a killed run, perhaps on another machine
             yield
     except Timeout as error:
         text = f"another run is writing into {out}: wait until it ends, or choose another --out"

@@ -51,7 +51,7 @@ class Alive(TorchDispatchMode):
 def count_memory(architecture: dict, config: Config) -> int:
     """The most bytes that a step of a UNet holds at once: its second step, which finds the moments there."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(architecture)
+        unet = UNet2DConditionModel.from_config(architecture).requires_grad_(False)
         policy, reference = models.policy_and_reference(unet, config)
     images, side = config.batch * (1 + config.pairs), unet.config.sample_size
     lower = config.precision != "fp32"
@@ -66,13 +66,19 @@ def count_memory(architecture: dict, config: Config) -> int:
         with Alive() as alive:
             for weight in weights:
                 alive.add(weight)
+            if config.ema:
+                alive.bytes += sum(4 * weight.numel() for weight in trained)
             for _ in range(2):
                 alive.most = alive.bytes
-                with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower):
-                    error = models.predict(policy, xt, t, condition).square().mean()
-                with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower), torch.no_grad():
-                    models.predict(reference or policy, xt, t, condition)
-                error.backward()
+                for _ in range(min(config.accumulate, 2)):  # the second has the gradients of the first
+                    with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower):
+                        error = models.predict(policy, xt, t, condition).square().mean()
+                    with (
+                        torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower),
+                        torch.no_grad(),
+                    ):
+                        models.predict(reference or policy, xt, t, condition)
+                    error.backward()
                 optimizer.step()
                 optimizer.zero_grad()
     return alive.most

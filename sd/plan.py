@@ -28,22 +28,25 @@ def plan(**options) -> list[Path]:
         others = sum(weight.numel() for part in models.encoders(pipeline) for weight in part.parameters())
         sizes = 4e-9 * copies * weights, 4e-9 * (weights + others)
         tell("disk: {} checkpoints of {:.1f} GB, and a result of {:.1f} GB".format(config.keep + 1, *sizes))
+    if not config.cached:
+        tell("memory and time: not measured with --no-cached, which encodes while it trains")
+        return []
     if accelerator.device.type == "cpu" and weights > machine.LARGE:
         need = count_memory(dict(pipeline.unet.config) | {"sample_size": examples.shape[-1]}, config) / 1e9
         tell(f"memory: {need:.1f} GB on a GPU, and about 1 GB for its libraries")
-        tell("time: unknown, since PyTorch sees no GPU here")
+        tell("time: not measured, since this is not a GPU")
         return []
     images = torch.zeros(4, 3, examples.pixels, examples.pixels, device=accelerator.device)
     models.encode_images(pipeline, images)
     encoding = len(examples.lacking) / accelerator.num_processes / len(images)
     encoding *= bench.duration(lambda: models.encode_images(pipeline, images))
     models.move_encoders(pipeline, "cpu")
-    one = replace(config, accumulate=1)  # a step of many batches would take too long to measure
-    rate, memory = bench.measure(pipeline, one, accelerator, examples.shape[-1], SECONDS)
+    few = replace(config, accumulate=min(config.accumulate, 4))  # a step of hundreds would take too long
+    rate, memory = bench.measure(pipeline, few, accelerator, examples.shape[-1], SECONDS)
     training = config.steps * config.batch * config.accumulate / rate
     if bench.GPU:
         tell(f"memory: {memory:.1f} of {torch.cuda.mem_get_info()[1] / 1e9:.1f} GB")
-    tell(f"time: {_long(encoding)} to encode the images once they are read, {_long(training)} to train")
+    tell(f"time: {_long(encoding)} to encode the images, without reading them; {_long(training)} to train")
     return []
 
 

@@ -105,6 +105,8 @@ class Trainer:
                 with torch.no_grad():
                     torch._foreach_lerp_(self.ema, list(self.weights), 1 - decay)
             self.step += 1
+            if self.writing and self.writing.done():
+                self.finish_writing()
             # `failure`, the first step that is not finite, is read only to log or save, because reading makes
             # the device wait; in fp16, infinite gradients are usual, and the scaler skips them
             health = sum(inputs.policy_error.sum() for inputs in window[-config.accumulate :])
@@ -134,9 +136,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint with everything that the next step depends on, beside the next steps."""
+        self.finish_writing()
         if not sharding.whole(get_total_norm(self.weights)).isfinite():
             raise self.not_finite(self.step)
-        self.finish_writing()
         tensors = {f"policy.{n}": w for n, w in zip(self.names, self.weights, strict=True)}
         tensors |= {f"ema.{n}": w for n, w in zip(self.names, self.ema, strict=False)}
         tensors |= checkpoints.optimizer_tensors(self.optimizer.optimizer)
@@ -175,15 +177,16 @@ class Trainer:
         self.step = state["step"]
 
     @contextmanager
-    def final(self) -> Iterator[DiffusionPipeline]:
-        """A context with the pipeline as it would be saved: with the averaged weights, if --ema is on."""
+    def final(self, to_draw: bool = True) -> Iterator[DiffusionPipeline]:
+        """A context with the pipeline as it would be saved: with the averaged weights, if --ema is on. To
+        draw, all of it is moved to the device."""
         live = [w.detach().clone() for w in self.weights] if self.ema else []
         with torch.no_grad():
             for weight, average in zip(self.weights, self.ema, strict=False):
                 weight.copy_(average)
             self.aligner.unet.eval()
             try:
-                yield self.pipeline.to(self.accelerator.device)
+                yield self.pipeline.to(self.accelerator.device) if to_draw else self.pipeline
             finally:
                 for weight, value in zip(self.weights, live, strict=False):
                     weight.copy_(value)
@@ -193,7 +196,9 @@ class Trainer:
 
     def picture(self, prompts: list[str]) -> Path:
         """Save a row of images, one per prompt. Each starts from the same noise every time."""
-        with self.final() as pipeline:
+        # DDP's forward comes with autocast; that of a sharded model does not
+        autocast = self.accelerator.autocast() if self.config.shard else nullcontext()
+        with self.final() as pipeline, autocast:
             images = draw(pipeline, prompts, batch=2)  # the optimizer leaves little memory
         row = (255 * torch.cat(list(images), -1).permute(1, 2, 0)).round().byte().numpy()
         path = output_folder(self.out / "validation") / f"step-{self.step:08d}.png"
@@ -204,7 +209,10 @@ class Trainer:
     def export(self) -> Path:
         """Write the final weights in the form that diffusers loads. Returns their folder."""
         folder, last = result_folder(self.config), checkpoints.latest(self.checkpoints)
-        with self.final() as pipeline, sharding.whole_unet(pipeline, self.aligner.frame, self.accelerator):
+        with (
+            self.final(to_draw=False) as pipeline,
+            sharding.whole_unet(pipeline, self.aligner.frame, self.accelerator),
+        ):
             try:
                 if self.accelerator.is_main_process:
                     save_folder(folder, partial(models.save_weights, pipeline, self.config))
@@ -218,13 +226,8 @@ def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
     options = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(weights, fused=True, **options)
-    if config.optimizer == "adafactor":  # with a rate of its own, as in the published scripts
-        return Adafactor(weights, scale_parameter=False, relative_step=False, **options)
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise InputError("--optimizer adamw8bit needs bitsandbytes: pip install bitsandbytes") from error
-    return AdamW8bit(weights, **options)
+    # with the given rate, as in the published scripts
+    return Adafactor(weights, scale_parameter=False, relative_step=False, **options)
 
 
 def settings(config: Config, processes: int) -> dict:

@@ -48,7 +48,7 @@ def test_a_row_that_does_not_fit_leaves_the_others(monkeypatch, capsys):
 
 def test_the_memory_of_a_step_is_what_is_alive_in_it():
     """Weights, gradients and two moments of 4 bytes, the reference in 2, and little else for one image."""
-    config = Config(model="-", data="-", out="-", batch=1, gradient_checkpointing=True)
+    config = Config(model="-", data="-", out="-", batch=1, accumulate=1, gradient_checkpointing=True)
     small = {"sample_size": 8, "block_out_channels": (64, 128), "layers_per_block": 1}
     small |= {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "cross_attention_dim": 64}
     small |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
@@ -60,6 +60,8 @@ def test_the_memory_of_a_step_is_what_is_alive_in_it():
     assert count_memory(small, replace(config, batch=8)) > full
     assert count_memory(small, replace(config, batch=8, gradient_checkpointing=False)) > full
     assert count_memory(small, replace(config, tune="lora")) < 3 * weights
+    assert count_memory(small, replace(config, accumulate=2)) > full
+    assert count_memory(small, replace(config, ema=0.9)) == full + 4 * weights
 
 
 def test_what_cannot_be_is_refused(capsys):

@@ -74,7 +74,9 @@ def test_every_value_of_a_recipe_says_where_it_is_from(recipe):
 def test_the_batch_of_a_process_follows_from_the_total_batch(settings, processes, expected):
     config = Config(model="m", data="d", out="o", **settings)
     if expected is None:
-        with pytest.raises(InputError, match=r"--total-batch \d+ is not \d+ processes x --batch"):
+        with pytest.raises(
+            InputError, match=r"--total-batch \d+ is not --batch \d+ x --accumulate \d+ x \d+ processes"
+        ):
             config.shared_by(processes)
     else:
         shared = config.shared_by(processes)

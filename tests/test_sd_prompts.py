@@ -39,7 +39,12 @@ def test_partiprompts_have_categories_and_quotes_that_are_text(tmp_path):
         ("a.txt", "\n \n", "utf-8", r"a.txt has no prompts"),
         ("a.csv", "prompt,style\n", "utf-8", r"a.csv has no prompts"),
         ("a.csv", "", "utf-8", r"a.csv has no column prompt .*; its columns: none"),
-        ("a.csv", "text\na fox\n", "utf-8", r"a.csv has no column prompt or Prompt; its columns: text"),
+        (
+            "a.csv",
+            "text\na fox\n",
+            "utf-8",
+            r"a.csv has no column prompt or Prompt or caption; its columns: text",
+        ),
         ("a.tsv", "Prompt,Note\na fox,\n", "utf-8", r"a.tsv has no column .*separate columns by tabs"),
         ("a.csv", "prompt,style\na fox,x\n ,x\n", "utf-8", r"a.csv, row 3: the prompt is empty"),
         ("a.txt", "a café\n", "latin-1", r"a.txt is not UTF-8 text \(byte 5\)"),

@@ -169,7 +169,7 @@ def test_pictures_are_those_of_one_process(two):
     "change, words",
     [
         ({}, "--shard splits a model over several processes; accelerate launch starts them"),
-        ({"optimizer": "adamw8bit"}, "--shard works with --optimizer adamw only, not adamw8bit"),
+        ({"optimizer": "adafactor"}, "--shard works with --optimizer adamw only, not adafactor"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(config, change, words):

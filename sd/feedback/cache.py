@@ -109,7 +109,7 @@ class Cache:
             self.images.add(self._encode_images(pipeline, lacking[mine], main))
             accelerator.wait_for_everyone()
             self.images.scan()
-            failures = self.images.missing(lacking[:, 0])
+            [failures] = broadcast_object_list([self.images.missing(lacking[:, 0])])
             self.unreadable |= np.isin(self.keys, failures).any(1)
             self.keys[self.unreadable] = 0
             self._refuse_unreadable()
@@ -202,8 +202,9 @@ def _needs_deviation(folder: Path, pipeline: DiffusionPipeline, index: Index, si
     images = _Files(index, size, [numbers[: index.images]])[0]
     needed = True
     if images:
-        pixels = to_unit(torch.stack([pixels for *_, pixels in images]).to(pipeline.vae.device))
-        mean, deviation = models.encode_images(pipeline, pixels).chunk(2, 1)
+        pixels = (to_unit(pixels[None].to(pipeline.vae.device)) for *_, pixels in images)
+        moments = torch.cat([models.encode_images(pipeline, image) for image in pixels])
+        mean, deviation = moments.chunk(2, 1)
         needed = bool(deviation.square().mean() > (mean.half() - mean).square().mean())
     folder.mkdir(parents=True, exist_ok=True)
     save_json(about, {"vae": models.digest(pipeline.vae), "resolution": size, "deviation": needed})

@@ -47,7 +47,7 @@ class Store:
                 file = safe_open(path, "np")
                 keys.append(file.get_tensor("keys"))
                 self._files.append(file)
-            except (OSError, SafetensorError):
+            except SafetensorError:
                 print(f"{path} is damaged: encoding its examples anew")
                 path.unlink(missing_ok=True)
         sizes = [len(part) for part in keys[1:]]
@@ -64,6 +64,8 @@ class Store:
     def get(self, name: str, key: int) -> np.ndarray:
         """The row of a key, in the tensors of this name."""
         place = np.searchsorted(self._keys, key)
+        if place == len(self._keys) or self._keys[place] != key:
+            raise InputError(f"an example is not in {self.folder}: run the same command again to encode it")
         return self._files[self._file[place]].get_slice(name)[int(self._row[place])]
 
     def column(self, name: str, keys: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ class Prompt(NamedTuple):
 
 def read_prompts(path: str | Path) -> list[Prompt]:
     """The prompts of a file, in order and with repetitions. A .txt file has one per line, a .csv file the
-    columns prompt and perhaps style, a .tsv file PartiPrompts' columns Prompt and Category. Raises InputError
-    naming file and row."""
+    columns prompt (or caption) and perhaps style, a .tsv file PartiPrompts' columns Prompt and Category.
+    Raises InputError naming file and row."""
     path = Path(path)
     if path.suffix not in (".txt", ".csv", ".tsv"):
         raise InputError(f"--prompts {path} must end in .txt (one per line), .csv or .tsv")
@@ -37,7 +37,7 @@ def _lines(path: Path) -> list[Prompt]:
 
 def _rows(path: Path) -> list[Prompt]:
     reader = Reader(path)
-    text = reader.need("prompt", "Prompt")
+    text = reader.need("prompt", "Prompt", "caption")
     style = next((name for name in ("style", "Category") if name in reader.columns), None)
     prompts = []
     for _, row in reader:
