@@ -22,6 +22,11 @@ THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # for the processes that tests start
 
 
+def pytest_collection_modifyitems(items):
+    """The lessons take longest: they come first, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def threads():
     torch.set_num_threads(THREADS)
