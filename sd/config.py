@@ -60,7 +60,9 @@ class Config:
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
     resolution: int = setting(0, "side of an image in pixels (0: the model's own)", high=16384)
     crop: str = setting("center", "center, or random (needs --no-cached)")
-    sizes: str = setting("own", "for SDXL, condition on each image's own size and crop, or on a fixed size")
+    sizes: str = setting(
+        "own", "for SDXL, the size it is told: own, of each image with its crop; or fixed, the resolution"
+    )
     flip: bool = setting(False, "mirror half of the images")
     cached: bool = setting(True, "encode images and captions once, before training")
     skip_unreadable: bool = setting(False, "leave out unreadable images and their pairs instead of stopping")
@@ -152,7 +154,7 @@ class Config:
             batch, accumulate = batch or 2, accumulate or 1
         product = batch * accumulate * processes
         if total and product != total:
-            parts = f"--batch {batch or 1} x --accumulate {accumulate or 1} x {processes} processes"
+            parts = f"--batch {batch or 1} x --accumulate {accumulate or 1} x {processes} (processes)"
             raise InputError(f"--total-batch {total} is not {parts}: change one of them")
         return replace(self, total_batch=product, batch=batch, accumulate=accumulate)
 

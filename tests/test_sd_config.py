@@ -75,7 +75,7 @@ def test_the_batch_of_a_process_follows_from_the_total_batch(settings, processes
     config = Config(model="m", data="d", out="o", **settings)
     if expected is None:
         with pytest.raises(
-            InputError, match=r"--total-batch \d+ is not --batch \d+ x --accumulate \d+ x \d+ processes"
+            InputError, match=r"--total-batch \d+ is not --batch \d+ x --accumulate \d+ x \d+ \(processes\)"
         ):
             config.shared_by(processes)
     else:

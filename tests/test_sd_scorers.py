@@ -2,7 +2,7 @@
 
 import copy
 import json
-import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -111,7 +111,7 @@ def test_scores_do_not_depend_on_the_batch(clip, blip, images, name):
 def test_other_processes_prepare_images_without_the_weights(clip, blip, images):
     for spec in (f"clip={clip}", f"imagereward={blip[0]}"):
         scorer = scorers.load(spec)
-        copied = pickle.loads(pickle.dumps(scorer))
+        copied = ForkingPickler.loads(ForkingPickler.dumps(scorer))
         assert torch.equal(copied.prepare(images), scorer.prepare(images))
         assert not [part for part in vars(copied).values() if isinstance(part, torch.nn.Module)]
 

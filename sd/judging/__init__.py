@@ -2,8 +2,7 @@
 
 prompts   reads prompts from a file             sample       draws images of them with a model
 samples   reads folders of such images          scorers      reward models; weights reads their files
-scoring   keeps scores, of many processes       machine      these processes, and their GPUs
+scoring   keeps scores, of many processes       score_pairs  a reward model's scores, as labels for SmPO
 evaluate  scores and compares such folders      markdown     lays the results out as tables
-page      images side by side and a blind vote  score_pairs  a reward model's scores, as labels for SmPO
-study     compares all objectives on the tiny pipeline
+page      images side by side and a blind vote  study        compares objectives on the tiny pipeline
 """

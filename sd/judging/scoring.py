@@ -27,7 +27,7 @@ BATCH = 32  # images scored together
 WORKERS = 8  # processes that prepare images, so that a GPU need not wait
 SCORES = "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score REAL)"
 IMAGES = "CREATE TEMP TABLE images (number INTEGER PRIMARY KEY, key TEXT, file TEXT, prompt TEXT)"
-TODO = "FROM images WHERE key NOT IN (SELECT key FROM scores)"
+UNSCORED = "FROM images WHERE key NOT IN (SELECT key FROM scores)"
 FULL = "end what else uses it, or score on the CPU, after: export CUDA_VISIBLE_DEVICES=-1"  # the GPU's memory
 Row = tuple[str, str, str]  # of an image: key, file and prompt
 
@@ -61,14 +61,14 @@ class Store:
 
     def todo(self) -> int:
         """The number of images to score."""
-        return self.db.execute(f"SELECT count(DISTINCT key) {TODO}").fetchone()[0]
+        return self.db.execute(f"SELECT count(DISTINCT key) {UNSCORED}").fetchone()[0]
 
     def score(self, scorer: Scorer) -> None:
         """Score the images that have no score, except those that cannot be read. Of n processes, each takes
         every n-th batch, so that the batches are the same for any n."""
         rank, processes = self.state.process_index, self.state.num_processes
         total = math.ceil(self.todo() / BATCH / processes)
-        rows = self.db.execute(f"SELECT key, file, prompt {TODO} GROUP BY key ORDER BY min(number)")
+        rows = self.db.execute(f"SELECT key, file, prompt {UNSCORED} GROUP BY key ORDER BY min(number)")
         batches = islice(iter(lambda: rows.fetchmany(BATCH), []), rank, None, processes)
         workers = 0 if scorer.device == "cpu" else min(WORKERS, os.cpu_count())
         loader = DataLoader(_Inputs(scorer), None, sampler=batches, num_workers=workers)
@@ -103,7 +103,7 @@ class Store:
     def unreadable(self) -> list[str]:
         """Why images have no score, once for each file."""
         reasons = []
-        for (file,) in self.db.execute(f"SELECT DISTINCT file {TODO} ORDER BY number"):
+        for (file,) in self.db.execute(f"SELECT DISTINCT file {UNSCORED} ORDER BY number"):
             reasons.append(f"{file} could not be read in time")
             try:
                 open_image(Path(file))
