@@ -181,5 +181,7 @@ def save_weights(pipeline: DiffusionPipeline, config: Config, out: Path) -> None
         pipeline.save_pretrained(out)
     else:
         model = denoiser(pipeline)
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(model))
+        layers = get_peft_model_state_dict(model)
+        if family(model).denoiser == "unet":  # each as the training scripts of diffusers name its layers
+            layers = convert_state_dict_to_diffusers(layers)
         type(pipeline).save_lora_weights(out, **{f"{family(model).denoiser}_lora_layers": layers})

@@ -124,7 +124,7 @@ def example():
 
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
-    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction), and untrained ones of XL and 3."""
+    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction), and untrained XL and v3."""
     from diffusers import (
         DDIMScheduler,
         FlowMatchEulerDiscreteScheduler,

@@ -23,13 +23,12 @@ from sd import models
 from sd.draw import draw
 from sd.tiny import shapes
 from sd.tiny.runs import GUIDANCE
-from toy.diffusion import add_noise, scaled_linear_schedule
+from toy.diffusion import add_noise
 from toy.errors import InputError
 from toy.files import output_folder, save_folder
 from toy.seeds import generator
 
 LENGTH = 16  # tokens of a prompt
-ABAR = scaled_linear_schedule()
 
 
 def main(out: str, seed: int) -> list[Path]:
