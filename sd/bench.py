@@ -96,7 +96,7 @@ def make_unet(size: str) -> UNet2DConditionModel:
 class MadeUp:
     """A cache of random examples, and their index."""
 
-    images, liked = 64, 32
+    images, liked, threshold = 64, 32, None
 
     def __init__(self, unet: UNet2DConditionModel, config: Config, side: int):
         rng = np.random.default_rng(0)

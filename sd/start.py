@@ -29,7 +29,8 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
         raise InputError("--eps-weighting is for models that predict v; this one predicts eps")
     folder = output_folder(config.cache or csv.parent / "cache", "--cache")
     with accelerator.main_process_first():
-        index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)
+        place = output_folder(folder / csv.stem, "--cache")
+        index = open_index(csv, place, config.intersections, config.threshold)
     check.refuse_missing(index, config, accelerator.num_processes)
     models.move_encoders(pipeline, accelerator.device)
     with accelerator.main_process_first():
