@@ -3,7 +3,7 @@
 Points of what a model was pretrained on are rated, and those from the median on are liked. Thumbs are these
 labels. Graded likes are the same labels with the weight 1 + c * |rating - median|; c is such that this is
 1 + 1, or 1 + 4, on average. A noisy judge adds noise to the ratings, as large as their spread, before labels
-are made. It takes about 5 minutes, and writes figures/graded.json and figures/graded.png.
+are made. It takes 5 to 10 minutes, and writes figures/graded.json and figures/graded.png.
 """
 
 from dataclasses import replace
@@ -33,6 +33,7 @@ RATINGS = {  # of points, in each world
 }
 TITLES = {"figure6": "Figure 6: there is a best point", "moons": "moons: an area", "rings": "rings: an area"}
 KT, TGO = "kahneman_tversky", "loss_averse"
+TGO_LOSS = "loss-averse without a reference point (TGO)"
 RUNS = {KT: Run(), TGO: Run(utility=loss_averse, reference_point="none")}
 ARMS = {0: (KT, TGO), 1: (KT,), 4: (KT, TGO)}  # mean of c * |rating - median| -> losses; 0: thumbs
 VALUES = (("balance", "half_width"), ("gain", "gain_half_width"))
@@ -94,16 +95,16 @@ def picture(summary: list[dict]) -> plots.plt.Figure:
         for k, (name, mean, colour, marker, line) in enumerate(lines):
             this = {"world": world, "noisy": noisy, "name": name, "mean": mean}
             mine = [e for e in summary if e.items() >= this.items()]
-            label = f"{'TGO: ' if name == TGO else ''}{plots.style(name)[0]}, mean weight 1 + {mean}"
-            x = [e["labels"] * 1.08 ** (k - 1) for e in mine]  # side by side
+            label = f"{TGO_LOSS if name == TGO else plots.style(name)[0]}, mean weight {1 + mean}"
+            x = [e["labels"] * 1.12 ** (k - 1) for e in mine]  # side by side
             gains, errors = [e["gain"] for e in mine], [e["gain_half_width"] for e in mine]
             ax.errorbar(x, gains, errors, color=colour, marker=marker, linestyle=line, capsize=3, label=label)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_xscale("log")
         ax.set_xticks(LABELS, LABELS)
         ax.minorticks_off()
+        ax.set_xlabel("number of labels" if noisy else "")
         ax.set_title(f"{TITLES[world]}\n{'noisy' if noisy else 'exact'} judge", fontsize=10)
-    fig.supxlabel("number of labels", fontsize=10)
     fig.supylabel("balance: graded likes minus thumbs", fontsize=10)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return fig

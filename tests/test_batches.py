@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toy.batches import Stream, batches, denoising_error, stream_of
-from toy.data import feedback, figure6
+from toy.data import Feedback, feedback, figure6
 from toy.diffusion import add_noise, linear_schedule
 from toy.model import Denoiser, stack
 from toy.objectives import Run
@@ -33,7 +33,9 @@ def test_every_field_fits_every_run():
 
 
 def test_examples_carry_their_own_label_score_and_weight():
-    weighed = POINTS._replace(weight=torch.rand(400, generator=torch.Generator().manual_seed(0)))
+    g = torch.Generator().manual_seed(0)
+    order = torch.randperm(400, generator=g)  # liked and disliked points in turn
+    weighed = Feedback(*(column[order] for column in POINTS[:3]), torch.rand(400, generator=g))
     now, _ = first([(0, 0.5), (0, None)], feedbacks=[weighed])[0]
     known = {
         tuple(x): (bool(d), *rest) for x, d, *rest in zip(weighed.x0.tolist(), *weighed[1:], strict=True)
