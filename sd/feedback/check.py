@@ -13,7 +13,7 @@ def refuse_missing(index: Index, config: Config, processes: int) -> None:
     """Raises InputError if the objective cannot learn from the data, or from batches of this size."""
     run, source = config.run, index.source
     if index.pairs != config.pairs:
-        columns = "winner, loser and caption" if config.pairs else "file_name, caption and label"
+        columns = "winner, loser and caption" if config.pairs else "file_name, caption and label or rating"
         raise InputError(f"{config.objective} needs the columns {columns}, but {source} has others")
     if run.needs.scores and index.lowest is None:
         raise InputError(
