@@ -94,6 +94,23 @@ def _over(knob: str, values: tuple, names: tuple) -> str:
     return table([knob if knob != "flipped" else "wrong labels", *map(label, names)], rows)
 
 
+def graded() -> str:
+    """What graded likes gain over thumbs, with 200 labels."""
+    worlds = {"figure6": "Figure 6", "moons": "moons", "rings": "rings"}
+    rows = []
+    for noisy, world in ((noisy, world) for noisy in (False, True) for world in worlds):
+        cells = [f"{worlds[world]}, {'noisy' if noisy else 'exact'} judge"]
+        for name, means in (("kahneman_tversky", (1, 4)), ("loss_averse", (4,))):
+            this = {"world": world, "noisy": noisy, "labels": 200, "name": name}
+            cells.append(number(pick(summary("graded"), **this, mean=0)))
+            for mean in means:
+                e = pick(summary("graded"), **this, mean=mean)
+                cells.append(f"{e['gain']:+.3f} ± {e['gain_half_width']:.3f}")
+        rows.append(cells)
+    gains = [f"gain, mean weight {weight}" for weight in (2, 5)]
+    return table(["", "Kahneman-Tversky, thumbs", *gains, "TGO's loss, thumbs", gains[1]], rows)
+
+
 def utilities() -> str:
     usual = {"beta": 4.0, "gamma": 0.8, "flipped": 0.0}
     names = (*MAIN, "prospect_theory", "linear", "risk_seeking")

@@ -45,7 +45,8 @@ class Aligner:
         without. The reference point is the mean reward over all processes."""
         policy_error, reference_error = self.errors(batch)
         z0 = torch.zeros_like(reference_error)  # the real one needs the errors of all processes
-        inputs = LossInputs(policy_error, reference_error, batch["desirable"], batch["score"], z0)
+        given = (batch[name] for name in ("desirable", "score", "weight"))
+        inputs = LossInputs(policy_error, reference_error, *given, z0)
         everyone = self.gather(inputs)
         z0 = reference_point(everyone.policy_error, everyone.reference_error)
         if self.config.reference_point == "mismatched" and self.config.run.needs.reference_point:
@@ -65,7 +66,7 @@ class Aligner:
 
     def gather(self, inputs: LossInputs) -> LossInputs:
         """The inputs of all processes, without gradient."""
-        rows = torch.stack([column.detach().float() for column in inputs], -1)  # one message instead of five
+        rows = torch.stack([column.detach().float() for column in inputs], -1)  # one message instead of six
         parts = self.accelerator.gather(rows).chunk(self.accelerator.num_processes)
         everyone = join([LossInputs(*part.unbind(-1)) for part in parts], self.config.pairs)
         return everyone._replace(desirable=everyone.desirable > 0)

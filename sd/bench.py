@@ -116,7 +116,7 @@ def make_denoiser(size: str) -> nn.Module:
 class MadeUp:
     """A cache of random examples, and their index."""
 
-    images, liked = 64, 32
+    images, liked, threshold = 64, 32, None
 
     def __init__(self, denoiser: nn.Module, config: Config, side: int):
         rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """The settings of a training run: a recipe in a TOML file, and options that override it."""
 
 import argparse
+import math
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -66,6 +67,8 @@ class Config:
     timesteps: str = setting("uniform", "uniform, or logit_normal: more often in the middle")
 
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
+    threshold: str = setting("median", "images with a rating from here on are liked: median, or a number")
+    rating_weight: float = setting(0.0, "for ratings: c in an image's weight 1 + c * abs(rating - threshold)")
     resolution: int = setting(0, "side of an image in pixels (0: the model's own)", high=16384)
     crop: str = setting("center", "center, or random (needs --no-cached)")
     sizes: str = setting(
@@ -128,6 +131,11 @@ class Config:
             raise InputError("random crops cannot be encoded in advance: use --no-cached or --crop center")
         if self.shard and self.optimizer != "adamw":
             raise InputError(f"--shard works with --optimizer adamw only, not {self.optimizer}")
+        try:
+            if self.threshold != "median" and not math.isfinite(float(self.threshold)):
+                raise ValueError("not finite")
+        except ValueError as error:
+            raise InputError(f"--threshold must be median or a number, not '{self.threshold}'") from error
         if self.validate_every and not self.validation_prompts:
             raise InputError("--validate-every needs --validation-prompts")
         needs = self.run.needs  # making the Run checks its settings
@@ -197,6 +205,7 @@ def configure(recipe: str | None = None, **options) -> Config:
     needs = config.run.needs
     reads = {"beta": needs.reference, "gamma": needs.undesirable and not needs.pairs}
     reads |= {"inversion_steps": needs.inversion, "reference_point": needs.reference_point}
+    reads["rating_weight"] = needs.reference_point  # of the same objective
     for name, value in options.items() if is_main_process() else ():
         if not reads.get(name, True) and value != getattr(Config, name):  # its default
             print(f"note: {option(name)} changes nothing, since {config.objective} does not read it")

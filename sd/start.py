@@ -27,7 +27,8 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
     pipeline = models.load(config.model)
     folder = output_folder(config.cache or csv.parent / "cache", "--cache")
     with accelerator.main_process_first():
-        index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)
+        place = output_folder(folder / csv.stem, "--cache")
+        index = open_index(csv, place, config.intersections, config.threshold)
     check.refuse_missing(index, config, accelerator.num_processes)
     models.move_encoders(pipeline, accelerator.device)
     with accelerator.main_process_first():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toy.batches import Stream, batches, denoising_error, stream_of
-from toy.data import feedback, figure6
+from toy.data import Feedback, feedback, figure6
 from toy.diffusion import add_noise
 from toy.model import DIFFUSION, Denoiser, stack
 from toy.objectives import Run
@@ -31,12 +31,23 @@ def test_every_field_fits_every_run():
     assert now.t.min() >= 0 and now.t.max() < 1000
 
 
-def test_examples_carry_their_own_label_and_score():
-    now, _ = first([(0, 0.5), (0, None)])[0]
-    known = {tuple(x): (bool(d), s) for x, d, s in zip(POINTS.x0.tolist(), *POINTS[1:], strict=True)}
+def test_examples_carry_their_own_label_score_and_weight():
+    g = torch.Generator().manual_seed(0)
+    order = torch.randperm(400, generator=g)  # liked and disliked points in turn
+    weighed = Feedback(*(column[order] for column in POINTS[:3]), torch.rand(400, generator=g))
+    now, _ = first([(0, 0.5), (0, None)], feedbacks=[weighed])[0]
+    known = {
+        tuple(x): (bool(d), *rest) for x, d, *rest in zip(weighed.x0.tolist(), *weighed[1:], strict=True)
+    }
     for run in range(2):
-        for x, label, score in zip(now.x0[run].tolist(), now.desirable[run], now.score[run], strict=True):
-            assert known[tuple(x)] == (bool(label), score)
+        columns = now.desirable[run], now.score[run], now.weight[run]
+        for x, label, *rest in zip(now.x0[run].tolist(), *columns, strict=True):
+            assert known[tuple(x)] == (bool(label), *rest)
+
+
+def test_feedback_without_weights_weighs_all_alike():
+    now, _ = first([(0, 0.5)], feedbacks=[POINTS._replace(weight=torch.tensor(1.0))])[0]
+    assert now.weight.shape == (1, 64) and (now.weight == 1).all() and (POINTS.weight == 1).all()
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.2, 0.8, 1.0])

@@ -55,6 +55,17 @@ def test_feedback_holds_labels_and_scores():
     assert feedback.score[feedback.desirable].mean() > feedback.score[~feedback.desirable].mean()
 
 
+def test_graded_likes_are_labels_and_weights_by_the_distance_from_the_threshold():
+    rating = torch.tensor([3.0, 1.0, 5.0, 4.0])
+    desirable, weight = data.graded(rating, c=2.0)
+    assert desirable.tolist() == [False, False, True, True]  # the median is 3.5
+    assert weight.tolist() == [2.0, 6.0, 4.0, 2.0]
+    desirable, weight = data.graded(rating, threshold=4.0, c=0.5)
+    assert desirable.tolist() == [False, False, True, True] and weight.tolist() == [1.5, 2.5, 1.5, 1.0]
+    assert data.graded(rating[:3])[0].tolist() == [True, False, True]  # the median itself is a like
+    assert (data.graded(rating)[1] == 1).all()  # by default labels only
+
+
 def test_label_noise_flips_that_share_of_each_class_and_nothing_else():
     clean, noisy = (data.feedback(data.figure6(), 1000, 0.3, flipped=f) for f in (0.0, 0.2))
     assert torch.equal(clean.x0, noisy.x0) and torch.equal(clean.score, noisy.score)

@@ -197,6 +197,41 @@ def test_gamma_08_is_best_of_those_tried_for_kahneman_tversky():
         assert_ahead(rows, KT | USUAL, KT | USUAL | {"gamma": gamma})
 
 
+THUMBS, GRADED = {"mean": 0}, {"mean": 4}
+
+
+def graded(world, noisy, labels, better, other):
+    """The mean difference of balance in the study of graded likes, and the half width of its interval."""
+    at = {"world": world, "noisy": noisy, "labels": labels}
+    return difference(figure("graded")["rows"], at | better, at | other)
+
+
+@pytest.mark.parametrize("labels", [50, 200, 1000])
+def test_with_an_exact_judge_grades_help_where_there_is_a_best_point_and_do_harm_on_the_moons(labels):
+    for mean in ({"mean": 1}, GRADED):
+        gain, half_width = graded("figure6", False, labels, KT | mean, KT | THUMBS)
+        assert gain > half_width
+        gain, half_width = graded("moons", False, labels, KT | mean, KT | THUMBS)
+        assert gain < -half_width
+    gain, half_width = graded("figure6", False, labels, AVERSE | GRADED, AVERSE | THUMBS)
+    assert gain > half_width
+    for loss in (KT, AVERSE):
+        assert abs(graded("rings", False, labels, loss | GRADED, loss | THUMBS)[0]) < 0.02
+
+
+@pytest.mark.parametrize("labels", [200, 1000])
+def test_with_a_noisy_judge_grades_help_tgos_loss_and_do_not_make_up_for_the_utility(labels):
+    for world in ("figure6", "moons", "rings"):
+        gain, half_width = graded(world, True, labels, AVERSE | GRADED, AVERSE | THUMBS)
+        assert gain > half_width
+        gain, half_width = graded(world, True, labels, KT | THUMBS, AVERSE | GRADED)
+        assert gain > half_width or world == "figure6"
+    gain, half_width = graded("moons", True, 1000, KT | GRADED, KT | THUMBS)
+    assert gain < -half_width
+    gain, half_width = graded("figure6", True, labels, KT | GRADED, KT | THUMBS)
+    assert gain > half_width
+
+
 @pytest.mark.parametrize("world", ["moons", "rings"])
 def test_where_classes_do_not_overlap_loss_averse_is_ahead(world):
     assert_ahead(figure(f"figure6-{world}")["rows"], AVERSE, KT)

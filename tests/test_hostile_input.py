@@ -29,10 +29,11 @@ def outcome(function, *arguments, **options):
 HEADERS = (
     "file_name,caption,label",
     "file_path,caption,split",
+    "file_name,caption,rating",
     "winner,loser,caption,winner_score,loser_score",
 )
 USUAL = {"file_name": "a.png", "file_path": "b.png", "winner": "a.png", "loser": "b.png", "label": "liked"}
-USUAL |= {"caption": "a", "split": "intersections", "winner_score": "1", "loser_score": "0"}
+USUAL |= {"caption": "a", "split": "intersections", "winner_score": "1", "loser_score": "0", "rating": "3"}
 
 
 @st.composite

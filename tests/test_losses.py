@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from sd.config import configure
 from toy import losses
+from toy.data import graded
+from toy.objectives import LossInputs
 from toy.utilities import UTILITIES, kahneman_tversky, loss_averse, slope
 
 CASES = json.loads((Path(__file__).parent / "golden" / "losses.json").read_text())["cases"]
@@ -177,6 +180,45 @@ def test_weights_reach_the_loss():
     plain, weighted = gradient(), gradient(weight_desirable=2.0, weight_undesirable=0.5)
     torch.testing.assert_close(weighted[desirable], 2 * plain[desirable])
     torch.testing.assert_close(weighted[~desirable], 0.5 * plain[~desirable])
+
+
+def test_an_examples_weight_multiplies_its_part_of_the_loss():
+    policy, reference, desirable = (v.detach().numpy() for v in batch())
+    weight = np.linspace(0.5, 4.0, 8, dtype=np.float32)
+    s = np.where(desirable, 1, -1)
+    u = 1 / (1 + np.exp(-s * 3.0 * (reference - policy - 0.1)))
+    expected = np.mean(weight * np.where(desirable, 2.0, 0.5) * (1 - u))
+    classes = {"weight_desirable": 2.0, "weight_undesirable": 0.5}
+    options = {"beta": 3.0, "z0": 0.1, **classes, "weight": torch.tensor(weight)}
+    loss, metrics = losses.diffusion_kto(*batch(), **options)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert metrics == losses.diffusion_kto(*batch(), **options | {"weight": 1.0})[1]
+
+
+def test_weights_of_one_change_no_bit():
+    for dtype in (torch.float32, torch.float64):
+        policy, reference, desirable = (v.to(dtype) if v.is_floating_point() else v for v in batch(64))
+        results = []
+        for weight in ({}, {"weight": torch.ones(64)}):
+            loss, _ = losses.diffusion_kto(policy, reference, desirable, beta=3.0, z0=0.1, **weight)
+            results.append((loss, torch.autograd.grad(loss, policy)[0]))
+        assert all(torch.equal(*both) and both[0].dtype == dtype for both in zip(*results, strict=True))
+
+
+def test_with_ratings_and_the_recipes_settings_it_is_tgo():
+    """Lei et al. 2026: (1 + c |s - tau|) times -log sigmoid of beta g, with the sign of s - tau."""
+    recipe = configure("tgo-sd15", model="-", data="-", out="-")
+    policy, reference, _ = batch()
+    rating = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 9.0])
+    terms = []
+    for p, r, score in zip(policy.tolist(), reference.tolist(), rating.tolist(), strict=True):
+        h = recipe.beta * (r - p) * (1 if score >= 4.5 else -1)
+        terms.append((1 + 5 * abs(score - 4.5)) * np.logaddexp(0, -h))
+    desirable, weight = graded(rating, c=recipe.rating_weight)
+    errors = policy.detach(), reference
+    loss, _ = recipe.run.loss(LossInputs(*errors, desirable, rating, weight, z0=torch.tensor(0.3)))
+    # U(x) = log sigmoid(x), so 1 - U has a constant more, whose weight has no gradient
+    assert loss.item() - weight.mean().item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 @pytest.mark.parametrize("label", [True, False])

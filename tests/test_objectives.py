@@ -69,13 +69,16 @@ def test_every_objective_reaches_its_own_loss():
     g = torch.Generator().manual_seed(0)
     policy, reference, score = (torch.rand(8, generator=g, dtype=torch.float64) for _ in range(3))
     desirable, z0 = torch.arange(8) < 4, losses.reference_point(policy, reference)
-    inputs = LossInputs(policy, reference, desirable, score, z0)
+    weight = 1 + torch.rand(8, generator=g, dtype=torch.float64)
+    inputs = LossInputs(policy, reference, desirable, score, weight, z0)
     pairs = (policy[:4], policy[4:], reference[:4], reference[4:])
     probability = torch.softmax(torch.stack([score[:4], score[4:]]), 0)[0]
     expected = {
         "sft": losses.sft(policy, desirable),
         "csft": losses.csft(policy),
-        "diffusion_kto": losses.diffusion_kto(policy, reference, desirable, utility=linear, beta=3.0, z0=z0),
+        "diffusion_kto": losses.diffusion_kto(
+            policy, reference, desirable, utility=linear, beta=3.0, z0=z0, weight=weight
+        ),
         "pairwise": losses.pairwise(*pairs, utility=linear, beta=3.0),
         "diffusion_dpo": losses.diffusion_dpo(*pairs, beta=3.0),
         "smpo": losses.smpo(*pairs, probability, beta=3.0),
@@ -89,7 +92,7 @@ def test_every_objective_reaches_its_own_loss():
 def test_a_run_without_a_reference_point_counts_gains_from_zero():
     policy, reference = torch.rand(2, 6, generator=torch.Generator().manual_seed(0))
     desirable = torch.arange(6) < 3
-    inputs = LossInputs(policy, reference, desirable, policy, z0=torch.tensor(0.3))
+    inputs = LossInputs(policy, reference, desirable, policy, torch.ones(6), z0=torch.tensor(0.3))
     loss, _ = Run(beta=3.0, reference_point="none").loss(inputs)
     torch.testing.assert_close(loss, losses.diffusion_kto(policy, reference, desirable, beta=3.0, z0=0.0)[0])
 

@@ -23,6 +23,7 @@ def random_batch(kind="v1", n=4, seed=0):
     batch = {"x0": normal(n, 4, 8, 8), "eps": normal(n, 4, 8, 8), "text": normal(n, 16, width)}
     batch |= {"t": torch.randint(1000, (n,), generator=g), "desirable": torch.arange(n) < n // 2}
     batch |= {"score": torch.rand(n, generator=g), "sizes": torch.full((n, 6), 32.0)}
+    batch["weight"] = 1 + torch.rand(n, generator=g)
     return batch | ({"pooled": normal(n, pooled)} if pooled else {})
 
 
@@ -82,13 +83,14 @@ def test_kto_is_the_toys_loss_on_them(make_aligner, name):
     aligner, batch = make_aligner(utility=name), random_batch()
     policy_error, reference_error = (e.detach() for e in aligner.errors(batch))
     z0 = losses.reference_point(policy_error, reference_error)
-    options = {"utility": UTILITIES[name], "beta": 30.0, "z0": z0}
+    options = {"utility": UTILITIES[name], "beta": 30.0, "z0": z0, "weight": batch["weight"]}
     expected, _ = losses.diffusion_kto(policy_error, reference_error, batch["desirable"], **options)
     loss, inputs = aligner.loss(batch)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(inputs.policy_error, policy_error)
     torch.testing.assert_close(inputs.reference_error, reference_error)
     assert torch.equal(inputs.desirable, batch["desirable"]) and (inputs.z0 == z0).all()
+    assert torch.equal(inputs.weight, batch["weight"])
 
 
 def test_the_mismatched_reference_point_is_the_mean_reward_under_other_captions(make_aligner):
@@ -103,7 +105,7 @@ def test_the_mismatched_reference_point_is_the_mean_reward_under_other_captions(
 
 
 def test_at_the_start_rewards_are_zero_and_kto_is_one_half(make_aligner):
-    loss, inputs = make_aligner(moved=False).loss(random_batch())
+    loss, inputs = make_aligner(moved=False).loss(random_batch() | {"weight": torch.ones(4)})
     assert loss.item() == 0.5 and torch.equal(inputs.policy_error, inputs.reference_error)
 
 
@@ -168,7 +170,7 @@ def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
 def test_metrics_are_those_of_the_whole_not_means_of_batches(make_aligner, config):
     aligner = make_aligner()
     batches = [aligner.loss(random_batch(seed=i))[1] for i in range(3)]
-    p, r, desirable, _, z0 = (torch.cat(column) for column in zip(*batches, strict=True))
+    p, r, desirable, _, _, z0 = (torch.cat(column) for column in zip(*batches, strict=True))
     metrics = align.summarise(aligner.config, batches)
     g = r - p
     assert metrics["reward_desirable"] == pytest.approx(g[desirable > 0].mean().item(), rel=1e-4)
@@ -204,7 +206,7 @@ def test_advice_when_beta_is_out_of_range(config, spread, words):
 def test_spread_is_of_what_goes_into_the_utility(make_aligner):
     aligner = make_aligner(objective="smpo", inversion_steps=2)
     _, inputs = aligner.loss(random_batch())
-    p, r, _, score, _ = inputs
+    p, r, _, score, *_ = inputs
     probability = torch.sigmoid(score[:2] - score[2:])
     x = 0.5 * 30 * (20 * probability - 10) * ((r - p)[:2] - (r - p)[2:])
     assert align.summarise(aligner.config, [inputs])["spread"] == pytest.approx(

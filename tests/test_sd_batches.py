@@ -1,5 +1,7 @@
 """sd.feedback.batches: what is random follows from (seed, step, slot), and from nothing else."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +88,29 @@ def test_pairs_are_winners_then_losers_with_t_noise_and_caption_in_common(batche
     for name in ("t", "eps", "text"):
         assert torch.equal(*batch[name].chunk(2)), name
     assert not torch.equal(*batch["x0"].chunk(2))
+
+
+def test_without_ratings_all_weigh_alike(batches):
+    assert batches()[0]["weight"].tolist() == [1.0] * 4
+
+
+def test_with_ratings_an_image_weighs_by_its_distance_from_the_threshold(config, pipeline, red, tmp_path):
+    (folder := tmp_path / "rated").mkdir()
+    for letter in "abcd":
+        shutil.copy(next((red / "images").glob("*.png")), folder / f"{letter}.png")
+    rows = ["file_name,caption,rating", "a.png,x,1", "b.png,x,2", "c.png,x,4", "d.png,x,7"]
+    (folder / "feedback.csv").write_text("\n".join(rows))
+    settings = config(steps=100, rating_weight=5.0).shared_by(1)
+    examples = cache.Cache(settings, pipeline, open_index(folder / "feedback.csv", tmp_path), tmp_path)
+    examples.find(1)
+    examples.encode(pipeline, Accelerator())
+    batch = [Batches(examples, settings, 1000)[k] for k in range(20)]
+    liked, weight = (torch.cat([b[name] for b in batch]) for name in ("desirable", "weight"))
+    assert weight.dtype == torch.float32
+    assert set(zip(liked.tolist(), weight.tolist(), strict=True)) == {
+        *((False, 11.0), (False, 6.0)),  # 2 and 1 below the median, 3
+        *((True, 6.0), (True, 21.0)),
+    }
 
 
 def test_captions_are_dropped_with_the_given_probability(batches):

@@ -228,6 +228,7 @@ def test_long_captions_are_counted(prepare, pipeline, example, tmp_path):
 
 
 FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
+RATED = "file_name,caption,rating"
 
 
 @pytest.mark.parametrize(
@@ -253,10 +254,36 @@ FEEDBACK, PAIRS = "file_name,caption,label", "winner,loser,caption"
             "a batch of 1 has no reference point",
         ),
         ([FEEDBACK, "a.png,x,1", "b.png,x,0"], {"batch": 1, "reference_point": "none"}, None),
+        (
+            [FEEDBACK, "a.png,x,1", "b.png,x,0"],
+            {"rating_weight": 5.0},
+            "are for ratings: .* has no column rating",
+        ),
+        (
+            [FEEDBACK, "a.png,x,1", "b.png,x,0"],
+            {"threshold": "3"},
+            "are for ratings: .* has no column rating",
+        ),
+        (
+            [RATED, "a.png,x,3", "b.png,x,3"],
+            {},
+            r"is disliked \(ratings from 3 to 3, threshold 3\): add some",
+        ),
+        (
+            [RATED, "a.png,x,3", "b.png,x,4"],
+            {"threshold": "5"},
+            r"liked \(ratings from 3 to 4, threshold 5\)",
+        ),
+        (
+            [RATED, "a.png,x,3", "b.png,x,4"],
+            {"threshold": "1e0"},
+            r"disliked \(ratings from 3 to 4, threshold 1\)",
+        ),
+        ([RATED, "a.png,x,3", "b.png,x,4"], {"threshold": "3.5", "rating_weight": 5.0}, None),
     ],
 )
 def test_what_an_objective_cannot_learn_from_is_refused(example, config, tmp_path, rows, changes, words):
-    index = example(tmp_path, *rows)
+    index = example(tmp_path, *rows, threshold=changes.get("threshold", "median"))
     if words is None:
         return check.refuse_missing(index, config(**changes).shared_by(1), 1)
     with pytest.raises(InputError, match=words):

@@ -43,7 +43,7 @@ def test_every_setting_is_an_option_with_a_word_of_help(capsys):
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_load_and_fit_on_a_screen(recipe):
     config = read([recipe.stem, *PLACES])
-    assert config.objective in recipe.stem.replace("-", "_") or recipe.stem == "tiny"
+    assert config.objective in recipe.stem.replace("-", "_") or recipe.stem in ("tiny", "tgo-sd15")
     assert len(recipe.read_text().splitlines()) <= 40
 
 
@@ -92,6 +92,12 @@ def test_the_recipe_of_the_paper_says_what_the_paper_says():
     assert {k: recipe[k] for k in paper} == paper and recipe["utility"] == "kahneman_tversky"
 
 
+def test_the_recipe_of_tgo_has_its_labels_weights_and_loss():
+    recipe = read(["tgo-sd15", *PLACES])
+    assert (recipe.threshold, recipe.rating_weight, recipe.reference_point) == ("median", 5.0, "none")
+    assert recipe.objective == "diffusion_kto" and recipe.utility == "loss_averse"
+
+
 def test_the_help_names_every_objective():
     about = Config.__dataclass_fields__["objective"].metadata["help"]
     assert about.replace(" or ", ", ").split(", ") == list(OBJECTIVES)
@@ -121,6 +127,9 @@ def test_sft_draws_desirable_examples_only():
         (["--steps", "9" * 5000], "argument --steps: invalid int value: '999"),
         (["--crop", "random"], "random crops cannot be encoded in advance"),
         (["--intersections", "maybe"], "use one of liked, disliked, left_out"),
+        (["--threshold", "mean"], "--threshold must be median or a number, not 'mean'"),
+        (["--threshold", "nan"], "--threshold must be median or a number, not 'nan'"),
+        (["--rating-weight", "-1"], "--rating-weight must be between 0 and"),
         (["--prompt-dropout", "2"], "--prompt-dropout must be between 0 and 1, not 2.0"),
         (["--validate-every", "5"], "--validate-every needs --validation-prompts"),
         (["--step", "4"], "unrecognized arguments: --step"),
@@ -179,6 +188,8 @@ def test_a_folder_is_no_recipe_and_a_byte_order_mark_does_no_harm(tmp_path):
 def test_an_option_that_the_objective_does_not_read_is_noted_and_a_recipes_setting_is_not(capsys):
     read(["tiny", "--objective", "sft", "--gamma", "0.5"])
     assert capsys.readouterr().out == "note: --gamma changes nothing, since sft does not read it\n"
+    read(["tiny", "--objective", "sft", "--rating-weight", "5"])
+    assert capsys.readouterr().out.startswith("note: --rating-weight changes nothing, since sft does not")
     read(["tiny", "--objective", "smpo", "--beta", "3", "--inversion-steps", "2", "--gamma", "0.8"])
     assert capsys.readouterr().out == ""
 

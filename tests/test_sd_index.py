@@ -4,8 +4,10 @@ import os
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
+import torch
 
 from sd.feedback import index as data
+from toy.data import graded
 from toy.errors import InputError
 
 HEADER = "file_name,caption,label"
@@ -33,6 +35,27 @@ def test_the_authors_split_and_its_three_policies(example, tmp_path, policy, lik
     ]
     index = example(tmp_path, *rows, intersections=policy)
     assert (index.liked, index.images) == (liked, images)
+
+
+@pytest.mark.parametrize("threshold", [None, 2.5, -7.0])
+@pytest.mark.parametrize("ratings", [[3, 0.1, 5, 4, 4, 2.5], [0.1, 0.7, 0.2], [-1, 1e9, 3, 0.3], [1, 2]])
+def test_ratings_are_labelled_and_weighed_as_in_the_toy(example, tmp_path, ratings, threshold):
+    rows = [f"{letter}.png,x,{rating}" for letter, rating in zip("abcdef", ratings, strict=False)]
+    index = example(tmp_path, "file_name,caption,rating", *rows, threshold=str(threshold or "median"))
+    desirable, weight = graded(torch.tensor(ratings, dtype=torch.float64), threshold, c=2.0)
+    images = sorted((index.image(i) for i in range(index.images)), key=lambda row: row.line)
+    assert [bool(image.desirable) for image in images] == desirable.tolist()
+    assert index.liked == desirable.sum() and index.image(0).desirable == desirable.any()
+    weights = [graded(image.score, index.threshold, c=2.0)[1] for image in images]
+    assert weights == pytest.approx(weight.tolist(), rel=1e-12)
+
+
+def test_another_threshold_makes_another_index(example, tmp_path, capsys):
+    rows = ["file_name,caption,rating", "a.png,x,1", "b.png,x,2", "c.png,x,3"]
+    assert example(tmp_path, *rows).liked == 2
+    csv = tmp_path / "feedback.csv"
+    assert data.open_index(csv, tmp_path, threshold="2.5").liked == 1
+    assert "--threshold has changed: indexing it again" in capsys.readouterr().out
 
 
 def test_pairs_are_neighbours_and_scores_are_normalised_over_all(example, tmp_path):
@@ -75,7 +98,7 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
 @pytest.mark.parametrize(
     "rows, words",
     [
-        (["file_name,caption", "a.png,x"], "no column label or split; its columns: file_name, caption"),
+        (["file_name,caption", "a.png,x"], "no column label or split or rating; its columns: file_name"),
         (["image,caption,label", "a.png,x,1"], "no column file_name or file_path"),
         (
             [HEADER, "a.png,x,liked", "b.png,x,good"],
@@ -97,6 +120,16 @@ def test_commas_quotes_newlines_and_a_byte_order_mark_are_read(example, tmp_path
             ["file_name,caption,label,split", "a.png,x,liked,exclusive_win"],
             "label and split, which may differ",
         ),
+        (
+            ["file_name,caption,rating,label", "a.png,x,5,liked"],
+            "has the columns label and rating, which may differ: keep one",
+        ),
+        (
+            ["file_name,caption,rating", "a.png,x,5", "b.png,x,"],
+            "row 3: rating '' is not a number below 1e30",
+        ),
+        (["file_name,caption,rating", "a.png,x,nan"], "row 2: rating 'nan' is not a number below 1e30"),
+        (["file_name,caption,rating", "a.png,x,-inf"], "row 2: rating '-inf' is not a number below 1e30"),
         (
             ["win,lose,caption", "a.png,b.png,x"],
             "no column file_name or file_path or winner; its columns: win",

@@ -41,6 +41,7 @@ class Batch:
     xt: Tensor
     desirable: Tensor
     score: Tensor
+    weight: Tensor
     reference_error: Tensor
 
 
@@ -83,12 +84,12 @@ def batches(
         t = torch.where(pairs, t[..., twin], t)
         eps = torch.where(pairs[..., None], eps[..., twin, :], eps).to(choose.points)
         desirable = torch.where(pairs, place < size // 2, label < gamma)
-        x0, score = choose(desirable, which)
+        x0, score, weight = choose(desirable, which)
         xt = add_noise(x0, t, eps, process)
         with torch.no_grad():
             inputs = [v.flatten(1, 2) for v in (x0, t, eps, xt)]
             error = denoising_error(reference, *inputs).view(t.shape)
-        columns = [v[places] for v in (x0, t, eps, xt, desirable, score, error)]  # for every run
+        columns = [v[places] for v in (x0, t, eps, xt, desirable, score, weight, error)]  # for every run
         yield from (Batch(*(column[:, k] for column in columns)) for k in range(ahead))
 
 
@@ -103,12 +104,14 @@ class _Chooser:
         encoded = [references.select([i]).encode(f.x0[orders[i]])[0] for i, f in enumerate(feedbacks)]
         self.points = torch.cat(encoded)
         self.score = torch.cat([f.score[o] for f, o in zip(feedbacks, orders, strict=True)])
+        weights = [f.weight.expand(len(f.x0)) for f in feedbacks]
+        self.weight = torch.cat([w[o] for w, o in zip(weights, orders, strict=True)])
 
-    def __call__(self, desirable: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Points and scores of the class that is asked for, uniform as `which` is in [0, 1)."""
+    def __call__(self, desirable: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, scores and weights of the class that is asked for, uniform as `which` is in [0, 1)."""
         place = torch.where(desirable, which * self.liked, self.liked + which * self.disliked)
         index = self.first + place.long()
-        return self.points[index], self.score[index]
+        return self.points[index], self.score[index], self.weight[index]
 
 
 def _numbers(size: int, timesteps: int, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -33,11 +33,13 @@ class World:
 
 
 class Feedback(NamedTuple):
-    """Points, whether each is liked, and a reward model's score of each in [0, 1] (SmPO's input)."""
+    """Points, whether each is liked, a reward model's score of each in [0, 1] (SmPO's input), and the weight
+    of each in the loss of Diffusion-KTO."""
 
     x0: Tensor  # (n, 2)
     desirable: Tensor  # (n,) bool
     score: Tensor  # (n,)
+    weight: Tensor = torch.tensor(1.0)  # (n,), or one for all
 
 
 def gaussian(mean: tuple[float, float], variance: float) -> Draw:
@@ -144,7 +146,19 @@ def feedback(
         desirable[wrong] = ~desirable[wrong]
     score = world.score(x0)
     score = (score - score.min()) / (score.max() - score.min())
-    return Feedback(x0, desirable, score)
+    return Feedback(x0, desirable, score, torch.ones(n))
+
+
+def graded(rating: Tensor, threshold: float | None = None, c: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Graded likes: (desirable, weight) of ratings (n,). A rating from the threshold tau on is a like; the
+    weight is 1 + c * |rating - tau|, so a clear case counts more than a close one.
+
+    Without a threshold tau is the median (of an even number, the mean of the two in the middle). With c = 5
+    these are the labels and weights of TGO (Lei et al. 2026, arXiv 2605.04653). A single float rating, with
+    a threshold, will do too.
+    """
+    tau = rating.quantile(0.5) if threshold is None else threshold
+    return rating >= tau, 1 + c * abs(rating - tau)
 
 
 def _sklearn(maker: str, **options) -> Draw:

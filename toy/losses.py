@@ -55,17 +55,19 @@ def diffusion_kto(
     z0: float | Tensor,
     weight_desirable: float = 1.0,
     weight_undesirable: float = 1.0,
+    weight: float | Tensor = 1.0,
     with_metrics: bool = True,
 ) -> tuple[Tensor, Metrics]:
     """Diffusion-KTO: mean of w * (1 - U(x)), x = s * beta * (g - z0), s = +1 desirable, -1 undesirable.
 
+    w is the weight of an example's class times the example's own, `weight` (toy.data.graded has one).
     z0 is the value of reference_point(). A utility with the attribute sign_outside = True has the
     value s * U(s * x) instead of U(x). With U = sigmoid the loss is 0.5 at the start, where policy
     and reference agree. Li et al. 2024.
     """
     g = _reward(policy_error, reference_error)
     s = torch.where(desirable, 1.0, -1.0).to(g)
-    weight = torch.where(desirable, weight_desirable, weight_undesirable).to(g)
+    weight = weight * torch.where(desirable, weight_desirable, weight_undesirable).to(g)
     gain = g - z0
     if getattr(utility, "sign_outside", False):
         x = beta * gain

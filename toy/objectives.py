@@ -27,6 +27,7 @@ class LossInputs(NamedTuple):
     reference_error: Tensor
     desirable: Tensor  # bool
     score: Tensor  # a reward model's, in [0, 1]; only SmPO reads it
+    weight: Tensor  # of each example; only Diffusion-KTO reads it
     z0: Tensor  # the reference point: one number, or one for each run or example
 
     def pairs(self) -> tuple[Tensor, ...]:
@@ -99,6 +100,7 @@ def _csft(run: Run, inputs: LossInputs, **options):
 def _diffusion_kto(run: Run, inputs: LossInputs, **options):
     options["z0"] = 0.0 if run.reference_point == "none" else inputs.z0
     options |= {"weight_desirable": run.weight_desirable, "weight_undesirable": run.weight_undesirable}
+    options["weight"] = inputs.weight
     errors = inputs.policy_error, inputs.reference_error
     return losses.diffusion_kto(*errors, inputs.desirable, utility=run.utility, beta=run.beta, **options)
 

@@ -129,6 +129,7 @@ def align(
                 reference_error=examples.reference_error[members],
                 desirable=examples.desirable[members],
                 score=examples.score[members],
+                weight=examples.weight[members],
                 z0=z0[members, None],
             )
             group_loss, _ = settings.loss(inputs, with_metrics=False)

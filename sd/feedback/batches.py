@@ -9,14 +9,15 @@ from sd.config import Config
 from sd.feedback.cache import Cache
 from sd.feedback.draws import choose, draws
 from sd.feedback.images import read_image
+from toy.data import graded
 
 Batch = dict[str, Tensor | list[str]]
 
 
 class Batches(Dataset):
-    """Batch k of this process: t (B,), eps and x0 (B, C, h, w), desirable (B,), score (B,), and the condition
-    of sd.families. B pairs are 2B images, winners before losers; the two of a pair share t, eps and caption.
-    Without a cache, pixels, noise and captions are in place of x0 and the encoded text."""
+    """Batch k of this process: t (B,), eps and x0 (B, C, h, w), desirable, score and weight (B,), and the
+    condition of sd.families. B pairs are 2B images, winners before losers; the two of a pair share t, eps and
+    caption. Without a cache, pixels, noise and captions are in place of x0 and the encoded text."""
 
     def __init__(self, cache: Cache, config: Config, timesteps: int, process: int = 0):
         self.cache, self.config, self.timesteps, self.process = cache, config, timesteps, process
@@ -51,7 +52,10 @@ class Batches(Dataset):
         index, cache, config = self.cache.index, self.cache, self.config
         image = index.image(number)
         score = 0.0 if image.score is None else index.normalised(image.score)
-        out = {"desirable": np.bool_(image.desirable), "score": np.float32(score)}
+        out = {"desirable": np.bool_(image.desirable), "score": np.float32(score), "weight": np.float32(1)}
+        if index.threshold is not None:
+            _, weight = graded(image.score, index.threshold, config.rating_weight)
+            out["weight"] = np.float32(weight)
         noise = rng.standard_normal(cache.shape, np.float32)  # to be scaled by the VAE's deviation
         caption = cache.caption(0 if drop else image.caption, image.desirable)
         if config.cached:

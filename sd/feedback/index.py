@@ -1,13 +1,13 @@
 """Feedback on images: a folder with a CSV, checked row by row and indexed on disk.
 
-feedback.csv has the columns file_name (or file_path), caption, and either label (liked, disliked, 1, 0,
-true, false) or the authors' split (exclusive_win, intersections, exclusive_lose). pairs.csv has winner,
-loser, caption, and for SmPO winner_score and loser_score. File names are relative to the CSV's folder. The
-index is an SQLite file, so that memory does not grow with the number of rows. It numbers the images, liked
-ones first; in an index of pairs, the winner of pair k has the number 2k, and its loser 2k + 1.
+feedback.csv has the columns file_name (or file_path), caption, and one of label (liked, disliked, 1, 0,
+true, false), rating (a number) and the authors' split (exclusive_win, intersections, exclusive_lose).
+pairs.csv has winner, loser, caption, and for SmPO winner_score and loser_score. File names are relative to
+the CSV's folder. The index is an SQLite file, so that memory does not grow with the number of rows. It
+numbers the images, liked ones first; in an index of pairs, the winner of pair k has the number 2k, and its
+loser 2k + 1.
 """
 
-import math
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,9 @@ from toy.files import save_atomically
 LABELS = {"liked": 1, "disliked": 0, "1": 1, "0": 0, "true": 1, "false": 0}
 SPLITS = {"exclusive_win": 1, "exclusive_lose": 0}
 INTERSECTIONS = {"liked": 1, "disliked": 0, "left_out": None}  # how the split of this name is labelled
+# as toy.data.graded has it: of an even number, the mean of the two in the middle
+MEDIAN = """SELECT avg(score) FROM (SELECT score FROM raw ORDER BY score
+    LIMIT 2 - (SELECT count(*) FROM raw) % 2 OFFSET ((SELECT count(*) FROM raw) - 1) / 2)"""
 
 
 class Row(NamedTuple):
@@ -32,7 +35,7 @@ class Row(NamedTuple):
     file: str
     caption: int  # number of the caption; 0 is the empty one
     desirable: int
-    score: float | None
+    score: float | None  # a reward model's, or a person's rating
     line: int  # of the CSV
 
 
@@ -61,6 +64,7 @@ class Index:
         self.images, self.liked = int(facts["images"]), int(facts["liked"])
         self.captions = int(facts["captions"])  # with the empty one
         self.lowest, self.highest = (facts[k] and float(facts[k]) for k in ("lowest", "highest"))
+        self.threshold = float(facts["threshold"]) if "threshold" in facts else None  # of ratings
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -93,10 +97,12 @@ class Index:
         return ", ".join(f"{r.file} (row {r.line})" for r in rows) + (", ..." if len(numbers) > 20 else "")
 
 
-def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> Index:
+def open_index(
+    csv_path: Path, folder: Path, intersections: str = "liked", threshold: str = "median"
+) -> Index:
     """The index of a CSV, kept in `folder`. It is built if there is none or if the CSV has changed."""
     stat = csv_path.stat()
-    identity = f"layout 3, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections}"
+    identity = f"layout 4, {csv_path.resolve()} {stat.st_size} {stat.st_mtime_ns} {intersections} {threshold}"
     path = folder / "index.sqlite"
     if path.exists():
         try:
@@ -105,9 +111,9 @@ def open_index(csv_path: Path, folder: Path, intersections: str = "liked") -> In
                     return Index(path)
         except sqlite3.Error:
             pass
-        print(f"{csv_path} or --intersections has changed: indexing it again")
+        print(f"{csv_path}, --intersections or --threshold has changed: indexing it again")
     try:
-        save_atomically(path, lambda temporary: _build(csv_path, temporary, identity, intersections))
+        save_atomically(path, lambda file: _build(csv_path, file, identity, intersections, threshold))
     except sqlite3.Error as error:
         raise InputError(f"cannot write the index {path}: {error}; choose another --cache") from error
     return Index(path)
@@ -117,7 +123,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
-def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> None:
+def _build(csv_path: Path, path: Path, identity: str, intersections: str, threshold: str) -> None:
     path.unlink(missing_ok=True)
     reader = Reader(csv_path)
     pairs = bool({"winner", "loser"} & set(reader.columns))
@@ -127,6 +133,10 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
         db.execute("CREATE TABLE raw (file TEXT, text TEXT, desirable INTEGER, score REAL, line INTEGER)")
         progress = tqdm(rows, "reading rows", unit="", leave=False)
         db.executemany("INSERT INTO raw VALUES (?, ?, ?, ?, ?)", progress)
+        tau = None
+        if not pairs and "rating" in reader.columns:
+            tau = db.execute(MEDIAN).fetchone()[0] if threshold == "median" else float(threshold)
+            db.execute("UPDATE raw SET desirable = score >= ?", (tau,))
         order = "raw.rowid" if pairs else "desirable DESC, raw.rowid"
         db.executescript(f"""
             CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
@@ -143,6 +153,7 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
             INSERT INTO about SELECT 'lowest', min(score) FROM images;
             INSERT INTO about SELECT 'highest', max(score) FROM images""")
         facts = {"identity": identity, "source": csv_path.resolve(), "pairs": int(pairs)}
+        facts |= {"threshold": tau} if tau is not None else {}
         facts["digest"] = f"{reader.digest.hexdigest()} {intersections}"
         db.executemany("INSERT INTO about VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
         db.commit()
@@ -150,14 +161,19 @@ def _build(csv_path: Path, path: Path, identity: str, intersections: str) -> Non
 
 
 def read_feedback(reader: Reader, intersections: str) -> Iterator[tuple]:
-    """(file, caption, desirable, None, line) of each row, except those that --intersections leaves out."""
+    """(file, caption, desirable, rating, line) of each row, except those that --intersections leaves out. A
+    row has a label or a rating; ratings are labelled when all are known."""
     # winner is never there: it is named for those who meant pairs
     file, caption = reader.need("file_name", "file_path", "winner"), reader.need("caption")
-    label = reader.need("label", "split")
-    if label == "label" and "split" in reader.columns:
-        raise InputError(f"{reader.path} has the columns label and split, which may differ: remove one")
+    label = reader.need("label", "split", "rating")
+    given = [name for name in ("label", "split", "rating") if name in reader.columns]
+    if len(given) > 1:
+        raise InputError(f"{reader.path} has the columns {' and '.join(given)}, which may differ: keep one")
     meanings = LABELS if label == "label" else SPLITS | {"intersections": INTERSECTIONS[intersections]}
     for line, row in reader:
+        if label == "rating":
+            yield reader.inside(row[file]), row[caption].strip(), None, reader.number(row, label), line
+            continue
         word = row[label].strip().lower()
         if word not in meanings:
             raise reader.error(f"unknown {label} '{row[label]}': use one of {', '.join(meanings)}")
@@ -176,14 +192,7 @@ def read_pairs(reader: Reader) -> Iterator[tuple]:
         if files[0] == files[1]:
             raise reader.error(f"image '{files[0]}' is both winner and loser")
         for file, (side, desirable) in zip(files, sides, strict=True):
-            score = None
-            if scored:
-                try:
-                    score = float(row[f"{side}_score"])
-                except ValueError:
-                    score = math.nan
-                if not abs(score) < 1e30:
-                    raise reader.error(f"{side}_score '{row[f'{side}_score']}' is not a number below 1e30")
+            score = reader.number(row, f"{side}_score") if scored else None
             yield file, row[caption].strip(), desirable, score, line
     if not line:
         raise InputError(f"{reader.path} has no pairs")

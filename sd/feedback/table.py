@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -64,6 +65,16 @@ class Reader:
         columns = ", ".join(self.columns) or "none"
         hint = f"; separate columns by {'tabs' if self.tabs else 'commas'}" if len(self.columns) < 2 else ""
         raise InputError(f"{self.path} has no column {' or '.join(names)}; its columns: {columns}{hint}")
+
+    def number(self, row: dict[str, str], name: str) -> float:
+        """A field as a number. Raises InputError if it is none, or so large that sums would overflow."""
+        try:
+            value = float(row[name])
+        except ValueError:
+            value = math.nan
+        if not abs(value) < 1e30:
+            raise self.error(f"{name} '{row[name]}' is not a number below 1e30")
+        return value
 
     def inside(self, name: str) -> str:
         """One name for a file inside the CSV's folder, however it is written or linked. Raises InputError for
