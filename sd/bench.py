@@ -87,9 +87,9 @@ def bench(
 def make_unet(size: str) -> UNet2DConditionModel:
     """A UNet of this size with random weights."""
     if SIZES[size] is None:
-        from sd.tiny import build
+        from sd.tiny import unet
 
-        return build.make_unet()
+        return unet.make_unet()
     return UNet2DConditionModel(**SIZES[size])
 
 
