@@ -54,7 +54,7 @@ def assemble(models: list[nn.Module], tokenizer: CLIPTokenizer, vae: Autoencoder
     """The pipeline. Its sampler spends more steps on much noise, as the published one does: shift 3."""
     from diffusers import StableDiffusion3Pipeline  # here, because its import prints
 
-    vae.register_to_config(shift_factor=0.0)  # this pipeline needs a number
+    vae.register_to_config(shift_factor=0.0, _name_or_path="")  # it needs a number; and says not where it lay
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     parts = dict(zip(("transformer", "text_encoder", "text_encoder_2"), models, strict=True))
     parts |= {"tokenizer": tokenizer, "tokenizer_2": tokenizer, "vae": vae, "scheduler": scheduler}

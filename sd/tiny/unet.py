@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd.tiny import shapes
-from toy.diffusion import diffusion, scaled_linear_schedule
+from toy.diffusion import diffusion
 
-PROCESS = diffusion(scaled_linear_schedule())
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULER = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+PROCESS = diffusion(SCHEDULER.alphas_cumprod)
 RATE, WARMUP = 2e-3, 0.3  # the learning rate, and the share of the steps that it rises
 LENGTH, TEXT = 16, 64  # tokens of a prompt, and the width of a text encoder
 
@@ -46,12 +48,10 @@ def predict(models: list[nn.Module], xt: Tensor, t: Tensor, tokens: Tensor) -> T
 
 
 def assemble(models: list[nn.Module], tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> DiffusionPipeline:
-    """The pipeline, with a scheduler that does not clip latents."""
+    """The pipeline; its scheduler does not clip latents."""
     from diffusers import StableDiffusionPipeline  # here, because its import prints
 
     unet, text = models
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    parts = {"tokenizer": tokenizer, "vae": vae, "text_encoder": text, "unet": unet, "scheduler": scheduler}
+    parts = {"tokenizer": tokenizer, "vae": vae, "text_encoder": text, "unet": unet, "scheduler": SCHEDULER}
     none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(**parts, **none)
