@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from notebooks.answers import compare, compare_numbers, exercise, wrong_shape
 from toy import diffusion, losses, statistics, utilities
 from toy.data import generator
-from toy.diffusion import linear_schedule
+from toy.diffusion import linear_schedule, variance_preserving
 from toy.errors import InputError
 
 ABAR = linear_schedule()
@@ -74,7 +74,8 @@ def ddim_step(student):
         (lambda xt, t, n, eps, abar: abar[n].sqrt() * xt + (1 - abar[n]).sqrt() * eps, "noise x0, not xt"),
     ]
     inputs = points(0), torch.tensor(600), torch.tensor(400), points(1), ABAR
-    return compare(student, diffusion.move, inputs, mistakes)
+    right = of(lambda x0, a, b, eps: b.sqrt() * x0 + (1 - b).sqrt() * eps)
+    return compare(student, right, inputs, mistakes)
 
 
 # Lesson 2: utility functions
@@ -400,21 +401,21 @@ def renoise_step(student):
     """That is a stride of SmPO's inversion: the eps of both ends, averaged."""
 
     def of(formula, late=True):  # of the eps at the start and at the guessed end
-        def step(predict_eps, x, t, t_next, abar):
+        def step(predict_eps, x, t, t_next, process):
             first = predict_eps(x, t)
-            guess = diffusion.move(x, t, t_next, first, abar)
+            guess = diffusion.move(x, t, t_next, first, process)
             second = predict_eps(guess, t_next if late else t)
-            return diffusion.move(x, t, t_next, formula(first, second), abar)
+            return diffusion.move(x, t, t_next, formula(first, second), process)
 
         return step
 
-    def of_guess(predict_eps, x, t, t_next, abar):
-        return predict_eps(diffusion.move(x, t, t_next, predict_eps(x, t), abar), t_next)
+    def of_guess(predict_eps, x, t, t_next, process):
+        return predict_eps(diffusion.move(x, t, t_next, predict_eps(x, t), process), t_next)
 
-    def again(predict_eps, x, t, t_next, abar):
+    def again(predict_eps, x, t, t_next, process):
         first = predict_eps(x, t)
-        guess = diffusion.move(x, t, t_next, first, abar)
-        return diffusion.move(guess, t, t_next, (first + predict_eps(guess, t_next)) / 2, abar)
+        guess = diffusion.move(x, t, t_next, first, process)
+        return diffusion.move(guess, t, t_next, (first + predict_eps(guess, t_next)) / 2, process)
 
     mistakes = [
         (of(lambda a, b: a), "that is plain inversion, by the eps of the start: ask again at the end"),
@@ -422,7 +423,7 @@ def renoise_step(student):
         (of(lambda a, b: a + b), "their mean, not their sum"),
         (of(lambda a, b: (a + b) / 2, late=False), "at the guess the time is t_next, not t"),
         (
-            lambda model, x, t, n, abar: (model(x, t) + of_guess(model, x, t, n, abar)) / 2,
+            lambda model, x, t, n, process: (model(x, t) + of_guess(model, x, t, n, process)) / 2,
             "now move x by that eps",
         ),
         (again, "the second move starts from x again, not from the guess"),
@@ -431,7 +432,7 @@ def renoise_step(student):
     def predict_eps(x, t):  # it bends, so that its ends differ
         return torch.tanh(x * (0.5 + t / 1000))
 
-    inputs = predict_eps, points(0), torch.tensor(200), torch.tensor(400), ABAR
+    inputs = predict_eps, points(0), torch.tensor(200), torch.tensor(400), variance_preserving(ABAR)
     return compare(student, of(lambda a, b: (a + b) / 2), inputs, mistakes)
 
 

@@ -7,11 +7,10 @@ import torch
 
 from toy.batches import Stream, batches, denoising_error, stream_of
 from toy.data import feedback, figure6
-from toy.diffusion import add_noise, linear_schedule
-from toy.model import Denoiser, stack
+from toy.diffusion import add_noise
+from toy.model import DIFFUSION, Denoiser, stack
 from toy.objectives import Run
 
-ABAR = linear_schedule()
 POINTS = feedback(figure6(), 400, desirable_share=0.25)
 
 
@@ -20,7 +19,7 @@ def first(streams, size=64, n=3, references=None, feedbacks=None):
     count = len({seed for seed, _ in streams})
     streams = [Stream(seed, gamma is None, 0.5 if gamma is None else gamma) for seed, gamma in streams]
     references = references or stack([Denoiser()] * count)
-    endless = pairwise(batches(references, feedbacks or [POINTS] * count, streams, size, ABAR))
+    endless = pairwise(batches(references, feedbacks or [POINTS] * count, streams, size))
     return [next(endless) for _ in range(n)]
 
 
@@ -28,7 +27,7 @@ def test_every_field_fits_every_run():
     now, _ = first([(0, 0.8), (0, None), (1, 0.5)])[0]
     for name, shape in (("x0", (3, 64, 2)), ("xt", (3, 64, 2)), ("eps", (3, 64, 2)), ("t", (3, 64))):
         assert getattr(now, name).shape == shape
-    torch.testing.assert_close(now.xt, add_noise(now.x0, now.t, now.eps, ABAR))
+    torch.testing.assert_close(now.xt, add_noise(now.x0, now.t, now.eps, DIFFUSION))
     assert now.t.min() >= 0 and now.t.max() < 1000
 
 
@@ -79,7 +78,7 @@ def test_each_seed_has_its_own_reference_and_feedback():
     references = stack([Denoiser([0]), Denoiser([1])])
     other = feedback(figure6(), 300, seed=9)
     now, _ = first([(0, 0.8), (1, 0.8)], references=references, feedbacks=[POINTS, other])[0]
-    expected = denoising_error(references, now.xt, now.t, now.eps)
+    expected = denoising_error(references, now.x0, now.t, now.eps, now.xt)
     torch.testing.assert_close(now.reference_error, expected)
     assert {tuple(x) for x in now.x0[1].tolist()} <= {tuple(x) for x in other.x0.tolist()}
 

@@ -10,11 +10,15 @@ import torch.nn.functional as F
 
 from notebooks import checks
 from notebooks.answers import EXERCISES
-from toy.diffusion import move
+from toy.diffusion import move, variance_preserving
 
 LESSONS = [importlib.import_module(f"notebooks.solutions.lesson{i}") for i in range(1, 9)]
 SOLUTIONS = {name: vars(lesson)[name] for lesson in LESSONS for name in vars(lesson) if name in EXERCISES}
 log_sigmoid, sigmoid = F.logsigmoid, torch.sigmoid
+
+
+def ddim(xt, t, t_next, eps, abar):
+    return move(xt, t, t_next, eps, variance_preserving(abar))
 
 
 def a_(abar, t):
@@ -65,8 +69,8 @@ WRONG = {
     ],
     "ddim_step": [
         (lambda xt, t, n, eps, abar: (xt - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), "noise it again"),
-        (lambda xt, t, n, eps, abar: move(xt, t, t, eps, abar), "t_next's, not t's"),
-        (lambda xt, t, n, eps, abar: move(xt, t, n, eps, abar) - (1 - abar[n]).sqrt() * eps, "is missing"),
+        (lambda xt, t, n, eps, abar: ddim(xt, t, t, eps, abar), "t_next's, not t's"),
+        (lambda xt, t, n, eps, abar: ddim(xt, t, n, eps, abar) - (1 - abar[n]).sqrt() * eps, "is missing"),
         (lambda xt, t, n, eps, abar: xt - eps, "is right"),
     ],
     "loss_aversion": [
@@ -144,14 +148,14 @@ WRONG = {
         (lambda w, l, gamma: gamma * (2 * sigmoid(l - w) - 1), "exchanged"),  # noqa: E741
     ],
     "renoise_step": [
-        (lambda model, x, t, n, abar: move(x, t, n, model(x, t), abar), "plain inversion"),
+        (lambda model, x, t, n, process: move(x, t, n, model(x, t), process), "plain inversion"),
         (
-            lambda model, x, t, n, abar: move(x, t, n, model(move(x, t, n, model(x, t), abar), n), abar),
+            lambda model, x, t, n, p: move(x, t, n, model(move(x, t, n, model(x, t), p), n), p),
             "average both",
         ),
         (
-            lambda model, x, t, n, abar: move(
-                x, t, n, (model(x, t) + model(move(x, t, n, model(x, t), abar), t)) / 2, abar
+            lambda model, x, t, n, process: move(
+                x, t, n, (model(x, t) + model(move(x, t, n, model(x, t), process), t)) / 2, process
             ),
             "t_next, not t",
         ),

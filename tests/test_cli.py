@@ -25,11 +25,11 @@ def quick(monkeypatch):
     monkeypatch.setattr(study, "ALIGN_STEPS", 3)
     monkeypatch.setattr(study, "MIDDLE", (2,))
     monkeypatch.setattr(study, "SAMPLES", 50)
-    monkeypatch.setattr(pretrained, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=3))
-    monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
     monkeypatch.setattr(
-        study, "draw", lambda *arguments, **options: draw(*arguments, ddim_steps=2, **options)
+        pretrained, "pretrain", lambda points, **options: pretrain(points, steps=3, **options)
     )
+    monkeypatch.setattr(study, "align", lambda *arguments: align(*arguments, steps=3, batch=8))
+    monkeypatch.setattr(study, "draw", lambda *arguments, **options: draw(*arguments, steps=2, **options))
 
 
 @pytest.fixture
@@ -71,6 +71,13 @@ def test_utilities_draws_built_in_ones_and_your_own(tmp_path, mine):
     assert (tmp_path / "utilities.png").exists()
 
 
+def test_a_flow_has_its_own_name_and_beta(quick, folders, tmp_path):
+    assert main(["figure6", "--process", "flow", *folders]) == 0
+    content = json.loads((tmp_path / "out" / "figure6-flow.json").read_text())
+    assert content["process"] == "flow" and {row["beta"] for row in content["rows"]} == {1.0}
+    assert (tmp_path / "cache" / "figure6-flow-0.safetensors").exists()
+
+
 def test_try_says_one_sentence_and_saves_it(quick, folders, tmp_path, mine, capsys):
     assert main(["try", mine, "--seeds", "2", *folders]) == 0
     content = strict(tmp_path / "out" / "try.json")
@@ -89,7 +96,7 @@ def test_sweep_has_a_curve_for_each_knob(quick, folders, tmp_path):
     assert main(["sweep", "--seeds", "2", *folders]) == 0
     summary = strict(tmp_path / "out" / "sweep.json")["summary"]
     theirs = [e for e in summary if e["name"] == "kahneman_tversky"]
-    assert {e["beta"] for e in theirs} == set(experiments.BETAS)
+    assert {e["beta"] for e in theirs} == {1.0, 2.0, 4.0, 8.0, 16.0, 32.0}
     assert {e["gamma"] for e in theirs} == set(experiments.GAMMAS)
     assert {e["flipped"] for e in theirs} == set(experiments.FLIPPED)
 
@@ -114,6 +121,7 @@ def test_bench_prints_shares_and_ratios(capsys):
         (["try", "x" * 300 + ".py:f"], "no file xxx"),
         (["try", "caf\udce9.py:f"], r"'caf\udce9.py:f' is not UTF-8 text: rename it"),
         (["figure6", "--world", "flat"], "unknown world 'flat': use one of figure6, moons, rings, grid"),
+        (["figure6", "--process", "flown"], "unknown process 'flown': use one of diffusion, flow"),
         (["try", "nope"], "unknown utility 'nope'"),
         (["try", "missing.py:f"], "no file missing.py"),
         (["utilities", "--out", "/proc/nowhere"], "cannot write to /proc/nowhere"),

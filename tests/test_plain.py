@@ -8,7 +8,7 @@ import torch
 from toy import losses, plain
 from toy.batches import Stream, batches
 from toy.objectives import Run
-from toy.train import ABAR, align
+from toy.train import DIFFUSION, align
 from toy.utilities import UTILITIES, loss_averse
 
 
@@ -41,7 +41,7 @@ def network(pretrained):
 @pytest.fixture
 def batch(network, likes):
     """The first batch of seed 0, as the fast engine sees it."""
-    first = next(batches(network, [likes], [Stream(0, False, 0.8)], 32, ABAR))
+    first = next(batches(network, [likes], [Stream(0, False, 0.8)], 32))
     return first.x0[0], first.desirable[0], first.t[0], first.eps[0]
 
 
@@ -68,7 +68,7 @@ def test_its_loss_is_the_librarys(network, batch):
         noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
         parameter.data += 0.01 * noise
     x0, desirable, t, eps = batch
-    xt = plain.add_noise(x0, t, eps, ABAR)
+    xt = plain.add_noise(x0, t, eps, DIFFUSION)
     errors = plain.error(policy, xt, t, eps), plain.error(reference, xt, t, eps)
     z0 = losses.reference_point(*errors)
     expected, _ = losses.diffusion_kto(*errors, desirable, utility=loss_averse, beta=4.0, z0=z0)

@@ -13,7 +13,7 @@ from toy.errors import InputError
 def quick(monkeypatch):
     """Two steps of pretraining instead of a thousand."""
     pretrain = p.pretrain
-    monkeypatch.setattr(p, "pretrain", lambda points, seed: pretrain(points, seed=seed, steps=2))
+    monkeypatch.setattr(p, "pretrain", lambda points, **options: pretrain(points, steps=2, **options))
 
 
 def test_the_cached_model_is_the_trained_one(tmp_path, monkeypatch, quick):
@@ -60,4 +60,4 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, quick, monkeypatch
 def test_the_cache_knows_how_its_model_was_made(tmp_path, quick):
     p.pretrained(figure6(), 0, tmp_path)
     with p.safe_open(tmp_path / "figure6-0.safetensors", "pt") as file:
-        assert {"steps", "batch", "lr", "seed", "points", "width"} == set(file.metadata())
+        assert {"process", "steps", "batch", "lr", "seed", "points", "width"} == set(file.metadata())

@@ -11,7 +11,7 @@ from toy.diffusion import add_noise
 from toy.errors import InputError
 from toy.metrics import judge
 from toy.objectives import Run
-from toy.train import ABAR, align, captions, draw, last, pretrain
+from toy.train import DIFFUSION, align, captions, draw, last, pretrain
 from toy.utilities import linear, loss_averse, prospect_theory, risk_seeking_bounded
 
 EVERY_KIND = [
@@ -82,7 +82,7 @@ def test_alignment_is_the_textbook_loop(pretrained, points):
         desirable = torch.rand(32, generator=g) < 0.8
         eps = torch.randn(32, 2, generator=g)
         index = torch.where(desirable, which * liked, liked + which * (len(x) - liked)).long()
-        xt = add_noise(x[index], t, eps, ABAR)
+        xt = add_noise(x[index], t, eps, DIFFUSION)
         policy_error = (policy(xt[None], t[None])[0] - eps).square().mean(-1)
         with torch.no_grad():
             reference_error = (model(xt[None], t[None])[0] - eps).square().mean(-1)
@@ -233,8 +233,8 @@ def test_every_setting_reaches_training(pretrained, points):
 def test_smpo_trains_on_the_inversion_by_its_policy_as_it_is_now(pretrained, points, monkeypatch):
     invert, asked = train.invert, []
 
-    def spy(policy, x0, t, abar):
-        asked.append((weights_of(policy), invert(policy, x0, t, abar)))
+    def spy(policy, x0, t, process):
+        asked.append((weights_of(policy), invert(policy, x0, t, process)))
         return asked[-1][1]
 
     monkeypatch.setattr(train, "invert", spy)
@@ -242,7 +242,7 @@ def test_smpo_trains_on_the_inversion_by_its_policy_as_it_is_now(pretrained, poi
     monkeypatch.setattr(
         train,
         "denoising_error",
-        lambda model, xt, *rest: errors.append(xt) or denoising_error(model, xt, *rest),
+        lambda model, *rest: errors.append(rest[3]) or denoising_error(model, *rest),
     )
     before = weights_of(pretrained)
     for step, state in enumerate(align(pretrained, points, [Run("smpo"), Run()], steps=3)):

@@ -23,9 +23,12 @@ def parser() -> Parser:
             sub.add_argument("--cache", default=str(CACHE), metavar="DIR", help=text)
             text = "what to generate: figure6 (the paper's, default), moons, rings or grid"
             sub.add_argument("--world", default="figure6", help=text)
+            text = "how noise is added and what is predicted: diffusion (default) or flow"
+            sub.add_argument("--process", default="diffusion", help=text)
         return sub
 
-    beta = {"type": number(0, 1e6), "default": 4.0, "metavar": "B", "help": "strength of the reward (4)"}
+    text = "strength of the reward (4; for flow 1)"
+    beta = {"type": number(0, 1e6), "metavar": "B", "help": text}
     sub = command("figure6", "figure6", "draw the paper's Figure 6: what each objective does to samples", 1)
     sub.add_argument("--beta", **beta)
     sub = command("utilities", "utilities", "draw each utility and its slope (the paper's Figures 3 and 9)")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from toy.data import Feedback
-from toy.diffusion import add_noise
+from toy.diffusion import add_noise, target
 from toy.model import Denoiser
 from toy.objectives import Run
 from toy.seeds import generator
@@ -45,14 +45,15 @@ class Batch:
 
 
 def denoising_error(
-    model: Denoiser, xt: Tensor, t: Tensor, eps: Tensor, condition: Tensor | float = 0.0
+    model: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, xt: Tensor, condition: Tensor | float = 0.0
 ) -> Tensor:
-    """err = mean over the two dimensions of (predicted - eps)^2, (runs, B)."""
-    return (model(xt, t, condition) - eps).square().mean(-1)
+    """err = mean over the two dimensions of (predicted - target)^2, (runs, B). The target is eps, or the
+    velocity eps - x0 for a flow."""
+    return (model(xt, t, condition) - target(x0, t, eps, model.process)).square().mean(-1)
 
 
 def batches(
-    references: Denoiser, feedbacks: list[Feedback], streams: list[Stream], size: int, abar: Tensor
+    references: Denoiser, feedbacks: list[Feedback], streams: list[Stream], size: int
 ) -> Iterator[Batch]:
     """Endless batches, one for each step. streams[i] is what run i trains on; references and feedbacks
     hold one entry for each seed, in order of appearance.
@@ -65,7 +66,7 @@ def batches(
     unique = list(dict.fromkeys(streams))
     places = [unique.index(stream) for stream in streams]
     starts = [seeds.index(stream.seed) for stream in unique]
-    reference = references.select(starts)
+    reference, process = references.select(starts), references.process
     generators = [generator("align", stream.seed) for stream in unique]
     choose = _Chooser(references, feedbacks, starts)
     pairs, gamma = _column([s.pairs for s in unique]), _column([s.gamma for s in unique])
@@ -75,7 +76,7 @@ def batches(
 
     while True:
         # step by step, so that a run's numbers do not depend on which other runs there are
-        drawn = [_numbers(size, len(abar), g) for g in generators for _ in range(ahead)]
+        drawn = [_numbers(size, len(process), g) for g in generators for _ in range(ahead)]
         label, which, t, eps = (
             torch.stack(v).unflatten(0, (len(unique), ahead)) for v in zip(*drawn, strict=True)
         )
@@ -83,9 +84,9 @@ def batches(
         eps = torch.where(pairs[..., None], eps[..., twin, :], eps).to(choose.points)
         desirable = torch.where(pairs, place < size // 2, label < gamma)
         x0, score = choose(desirable, which)
-        xt = add_noise(x0, t, eps, abar)
+        xt = add_noise(x0, t, eps, process)
         with torch.no_grad():
-            inputs = (xt.flatten(1, 2), t.flatten(1), eps.flatten(1, 2))
+            inputs = [v.flatten(1, 2) for v in (x0, t, eps, xt)]
             error = denoising_error(reference, *inputs).view(t.shape)
         columns = [v[places] for v in (x0, t, eps, xt, desirable, score, error)]  # for every run
         yield from (Batch(*(column[:, k] for column in columns)) for k in range(ahead))

@@ -5,23 +5,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from toy.diffusion import Process, flow, linear_schedule, variance_preserving
+
 WIDTH = 256  # hidden units; two wide layers suit a CPU better than many narrow ones
 OUTPUTS = 16  # of which two are used: a matrix product two columns wide takes three times as long
 FREQUENCIES = (1, 2, 4, 8)  # of the sines and cosines that tell the network the time
 
+DIFFUSION = variance_preserving(linear_schedule())
+PROCESSES = {"diffusion": DIFFUSION, "flow": flow()}
+
 
 class Denoiser(nn.Module):
-    """eps(xt, t, condition): independent MLPs, one per seed, evaluated in one batched product.
+    """What its process has it predict: independent MLPs, one per seed, in one batched product.
 
     A condition of +1 or -1 stands for the caption "good" or "bad" of CSFT, 0 for no caption; its
     weights start at 0, so captions mean nothing until somebody trains with them. Like the VAE of
     Stable Diffusion it also keeps the units of its data: encode() maps points to mean 0 and
     standard deviation 1, where a noise schedule made for such data belongs; decode() maps back.
+    And like a pipeline with its scheduler, it keeps the process that it was trained with.
     """
 
-    def __init__(self, seeds: Sequence[int] = (0,), timesteps: int = 1000):
+    def __init__(self, seeds: Sequence[int] = (0,), process: Process = DIFFUSION):
         super().__init__()
-        angle = torch.linspace(0, torch.pi, timesteps)[:, None] * torch.tensor(FREQUENCIES)
+        self.process = process
+        angle = torch.linspace(0, torch.pi, len(process))[:, None] * torch.tensor(FREQUENCIES)
         self.register_buffer("time", torch.cat([angle.sin(), angle.cos()], 1))  # (T, 8)
         self.register_buffer("center", torch.zeros(len(seeds), 1, 2))
         self.register_buffer("scale", torch.ones(len(seeds), 1, 1))
@@ -45,7 +52,7 @@ class Denoiser(nn.Module):
         return len(self.weight1)
 
     def forward(self, xt: Tensor, t: Tensor, condition: Tensor | float = 0.0) -> Tensor:
-        """xt (runs, B, 2), t and condition (runs, B) or one number for all -> eps (runs, B, 2)."""
+        """xt (runs, B, 2), t and condition (runs, B) or one number for all -> the prediction (runs, B, 2)."""
         time = self.time[t].expand(*xt.shape[:-1], -1)
         condition = torch.as_tensor(condition, dtype=xt.dtype).expand(xt.shape[:-1])
         h = torch.cat([xt, time, condition[..., None]], -1)
@@ -63,18 +70,20 @@ class Denoiser(nn.Module):
 
     def select(self, runs: list[int]) -> "Denoiser":
         """A new ensemble of copies of the given runs; naming one twice copies it twice."""
-        return _filled({k: v if k == "time" else v[runs] for k, v in self.state_dict().items()})
+        state = {k: v if k == "time" else v[runs] for k, v in self.state_dict().items()}
+        return _filled(state, self.process)
 
 
 def stack(models: list[Denoiser]) -> Denoiser:
     """One ensemble of copies of the runs of several models."""
     states = [model.state_dict() for model in models]
-    return _filled({k: v if k == "time" else torch.cat([s[k] for s in states]) for k, v in states[0].items()})
+    state = {k: v if k == "time" else torch.cat([s[k] for s in states]) for k, v in states[0].items()}
+    return _filled(state, models[0].process)
 
 
-def _filled(state: dict[str, Tensor]) -> Denoiser:
+def _filled(state: dict[str, Tensor], process: Process) -> Denoiser:
     """A model that takes these tensors for its own."""
-    model = Denoiser(seeds=(), timesteps=len(state["time"]))
+    model = Denoiser((), process)
     for name, parameter in model.named_parameters():
         parameter.data = state[name]
     for name, _ in list(model.named_buffers()):

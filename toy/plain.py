@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from toy import data
-from toy.diffusion import add_noise, linear_schedule, sample
+from toy.diffusion import add_noise, linear_schedule, sample, variance_preserving
 from toy.utilities import kahneman_tversky  # the sigmoid
 
-ABAR = linear_schedule()  # the share of the variance that is still signal, at each of 1000 timesteps
+PROCESS = variance_preserving(linear_schedule())  # the shares of signal and noise at each of 1000 timesteps
 
 
 class Denoiser(nn.Module):
@@ -29,7 +29,7 @@ class Denoiser(nn.Module):
 
     def forward(self, xt, t):
         # the time as four sines and four cosines, so that the network can tell timesteps apart
-        angle = torch.pi * t[:, None] / (len(ABAR) - 1) * torch.tensor([1, 2, 4, 8])
+        angle = torch.pi * t[:, None] / (len(PROCESS) - 1) * torch.tensor([1, 2, 4, 8])
         return self.layers(torch.cat([xt, angle.sin(), angle.cos()], 1))
 
 
@@ -40,7 +40,7 @@ def error(model, xt, t, eps):
 
 def kto_loss(policy, reference, x0, desirable, t, eps, utility, beta):
     """The loss of Diffusion-KTO on a batch, one number (Li et al. 2024)."""
-    xt = add_noise(x0, t, eps, ABAR)  # both models see the same noisy points
+    xt = add_noise(x0, t, eps, PROCESS)  # both models see the same noisy points
     with torch.no_grad():
         reference_error = error(reference, xt, t, eps)
     g = reference_error - error(policy, xt, t, eps)  # reward: how much better the policy guesses
@@ -64,7 +64,7 @@ def align(policy, feedback, utility=kahneman_tversky, beta=4.0, gamma=0.8, steps
         some_liked = liked[torch.randint(len(liked), (batch,))]
         some_disliked = disliked[torch.randint(len(disliked), (batch,))]
         x0 = torch.where(desirable[:, None], some_liked, some_disliked)
-        t, eps = torch.randint(len(ABAR), (batch,)), torch.randn(batch, 2)
+        t, eps = torch.randint(len(PROCESS), (batch,)), torch.randn(batch, 2)
         loss = kto_loss(policy, reference, x0, desirable, t, eps, utility, beta)
         update(optimizer, loss, lr * (1 - step / steps))
         yield loss.item()
@@ -75,8 +75,8 @@ def pretrain(model, points, steps=1000, batch=256, lr=2e-3):
     optimizer = torch.optim.Adam(model.parameters())
     for step in range(steps):
         x0 = points[torch.randint(len(points), (batch,))]
-        t, eps = torch.randint(len(ABAR), (batch,)), torch.randn(batch, 2)
-        loss = error(model, add_noise(x0, t, eps, ABAR), t, eps).mean()
+        t, eps = torch.randint(len(PROCESS), (batch,)), torch.randn(batch, 2)
+        loss = error(model, add_noise(x0, t, eps, PROCESS), t, eps).mean()
         update(optimizer, loss, lr * (1 - step / steps))
         yield loss.item()
 
@@ -91,7 +91,7 @@ def update(optimizer, loss, lr):
 
 def draw(model, n=3500):
     """Samples (n, 2): pure noise, cleaned in 20 strides, of which the last one counts."""
-    *_, x0 = sample(lambda xt, t: model(xt, t.expand(n)), torch.randn(n, 2), ABAR, steps=20)
+    *_, x0 = sample(lambda xt, t: model(xt, t.expand(n)), torch.randn(n, 2), PROCESS, steps=20)
     return x0
 
 

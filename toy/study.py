@@ -26,7 +26,7 @@ MEANS = ("desirable_rate", "undesirable_rate", "distance", "alignment", "avoidan
 
 
 def study(
-    world: World, runs: Named, seeds: int, cache: str, flipped: float = 0.0
+    world: World, runs: Named, seeds: int, cache: str, flipped: float = 0.0, process: str = "diffusion"
 ) -> tuple[list[dict], list[dict], dict[str, Tensor]]:
     """Align each run for every seed, with its own data and pretrained model: (a row for each run and
     seed, the pretrained models' metrics by seed, seed 0's samples by name). `spread` is beta *
@@ -38,7 +38,7 @@ def study(
     calls = [list(range(seeds))[i : i + together] for i in range(0, seeds, together)]
     with tqdm(total=len(calls) * ALIGN_STEPS, desc=title, unit="step") as bar:
         for call in calls:
-            models = {seed: pretrained(world, seed, folder) for seed in call}
+            models = {seed: pretrained(world, seed, folder, process) for seed in call}
             feedback = {seed: data.feedback(world, flipped=flipped, seed=seed) for seed in call}
             seeded = [(name, replace(run, seed=seed)) for seed in call for name, run in runs]
             start, spreads = time.perf_counter(), [[] for _ in seeded]

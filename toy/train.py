@@ -18,15 +18,14 @@ from torch import Tensor
 from toy import losses
 from toy.batches import Batch, batches, denoising_error, stream_of
 from toy.data import Feedback
-from toy.diffusion import add_noise, eps_between, invert, linear_schedule, sample
+from toy.diffusion import Process, add_noise, eps_between, invert, sample
 from toy.errors import InputError
-from toy.model import Denoiser, stack
+from toy.model import DIFFUSION, Denoiser, stack
 from toy.objectives import LossInputs, Run
 from toy.optimizer import Adam
 from toy.seeds import generator
 from toy.utilities import Utility
 
-ABAR = linear_schedule()
 PRETRAIN_STEPS = 1000
 ALIGN_STEPS = 250
 
@@ -57,11 +56,17 @@ def last(states: Iterator):
 
 
 def pretrain(
-    points: Tensor, *, steps: int = PRETRAIN_STEPS, batch: int = 256, lr: float = 2e-3, seed: int = 0
+    points: Tensor,
+    *,
+    process: Process = DIFFUSION,
+    steps: int = PRETRAIN_STEPS,
+    batch: int = 256,
+    lr: float = 2e-3,
+    seed: int = 0,
 ) -> Iterator[State]:
-    """Train a denoiser from nothing on points (n, 2): mean squared error of eps, Adam, learning
-    rate falling linearly to 0."""
-    model = Denoiser([seed], timesteps=len(ABAR))
+    """Train a denoiser from nothing on points (n, 2): mean squared error of what the process predicts,
+    Adam, learning rate falling linearly to 0."""
+    model = Denoiser([seed], process)
     model.center.copy_(points.mean(0))
     model.scale.copy_((points - model.center).square().mean().sqrt())
     x0 = model.encode(points)[0]
@@ -69,9 +74,10 @@ def pretrain(
     g = generator("pretrain", seed)
     for step in range(steps):
         index = torch.randint(len(x0), (1, batch), generator=g)
-        t = torch.randint(len(ABAR), (1, batch), generator=g)
+        t = torch.randint(len(process), (1, batch), generator=g)
         eps = torch.randn(1, batch, 2, generator=g)
-        loss = denoising_error(model, add_noise(x0[index], t, eps, ABAR), t, eps).mean(-1)
+        xt = add_noise(x0[index], t, eps, process)
+        loss = denoising_error(model, x0[index], t, eps, xt).mean(-1)
         loss.sum().backward()
         optimizer.step(lr * (1 - step / steps))
         yield State(step + 1, loss.detach(), model)
@@ -106,13 +112,13 @@ def align(
     inverted = [i for i, run in enumerate(runs) if run.needs.inversion]
     their_references = references.select([start_of[i] for i in inverted])
     mismatched = [i for i, run in enumerate(runs) if run.reference_point == "mismatched"]
-    endless = pairwise(batches(references, feedbacks, [stream_of(run) for run in runs], batch, ABAR))
+    endless = pairwise(batches(references, feedbacks, [stream_of(run) for run in runs], batch))
     stopped: dict[int, str] = {}
     for step, (examples, unrelated) in zip(range(steps), endless, strict=False):
         if inverted:
             _invert(examples, inverted, policy, their_references)
         caption = condition * (2.0 * examples.desirable - 1) if captioned else 0.0
-        error = denoising_error(policy, examples.xt, examples.t, examples.eps, caption)
+        error = denoising_error(policy, examples.x0, examples.t, examples.eps, examples.xt, caption)
         z0 = losses.reference_point(error, examples.reference_error)
         if mismatched:
             z0[mismatched] = _mismatched(unrelated, mismatched, policy)
@@ -139,12 +145,16 @@ def align(
 
 
 def draw(
-    model: Denoiser, n: int = 3500, *, condition: Tensor | float = 0.0, ddim_steps: int = 20, seed: int = 0
+    model: Denoiser, n: int = 3500, *, condition: Tensor | float = 0.0, steps: int = 20, seed: int = 0
 ) -> Tensor:
-    """Samples of every run, (runs, n, 2) in the data's units, by DDIM from the same noise."""
+    """Samples of every run, (runs, n, 2) in the data's units, from the same noise."""
     noise = torch.randn(1, n, 2, generator=generator("draw", seed)).expand(model.runs, -1, -1)
     blocks = noise.split(max(64, 2048 // model.runs), dim=1)  # that stay in the processor's cache
-    samples = [last(sample(lambda x, t: model(x, t, condition), xt, ABAR, ddim_steps)) for xt in blocks]
+
+    def predict(xt: Tensor, t: Tensor) -> Tensor:
+        return model(xt, t, condition)
+
+    samples = [last(sample(predict, xt, model.process, steps)) for xt in blocks]
     return model.decode(torch.cat(samples, 1))
 
 
@@ -181,20 +191,19 @@ def _for_many(utility: Utility) -> Utility:
 def _invert(examples: Batch, runs: list[int], policy: Denoiser, reference: Denoiser) -> None:
     """SmPO: replace random noise by the noise that leads the current policy back to x0."""
     x0, t = examples.x0[runs], examples.t[runs]
-    xt = invert(policy.select(runs), x0, t, ABAR)
-    eps = eps_between(xt, t, x0, ABAR)
+    xt = invert(policy.select(runs), x0, t, policy.process)
+    eps = eps_between(xt, t, x0, policy.process)
     examples.xt[runs], examples.eps[runs] = xt, eps
     with torch.no_grad():
-        examples.reference_error[runs] = denoising_error(reference, xt, t, eps)
+        examples.reference_error[runs] = denoising_error(reference, x0, t, eps, xt)
 
 
 def _mismatched(unrelated: Batch, runs: list[int], policy: Denoiser) -> Tensor:
     """The reference point of examples that have nothing to do with the batch. Images have captions
     to roll; points have none, so their unrelated pairs are the next step's batch."""
     with torch.no_grad():
-        error = denoising_error(
-            policy.select(runs), unrelated.xt[runs], unrelated.t[runs], unrelated.eps[runs]
-        )
+        examples = (v[runs] for v in (unrelated.x0, unrelated.t, unrelated.eps, unrelated.xt))
+        error = denoising_error(policy.select(runs), *examples)
     return losses.reference_point(error, unrelated.reference_error[runs], clamp=False)
 
 

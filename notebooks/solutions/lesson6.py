@@ -14,7 +14,7 @@ def pair_weight(winner_score, loser_score, gamma):
     return 2 * gamma * p - gamma
 
 
-def renoise_step(predict_eps, x, t, t_next, abar):
+def renoise_step(predict_eps, x, t, t_next, process):
     eps = predict_eps(x, t)
-    guess = move(x, t, t_next, eps, abar)
-    return move(x, t, t_next, (eps + predict_eps(guess, t_next)) / 2, abar)
+    guess = move(x, t, t_next, eps, process)
+    return move(x, t, t_next, (eps + predict_eps(guess, t_next)) / 2, process)
