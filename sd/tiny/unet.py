@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd.tiny import shapes
-from toy.diffusion import diffusion
+from toy.diffusion import variance_preserving
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULER = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-PROCESS = diffusion(SCHEDULER.alphas_cumprod)
+PROCESS = variance_preserving(SCHEDULER.alphas_cumprod)
 RATE, WARMUP = 2e-3, 0.3  # the learning rate, and the share of the steps that it rises
 LENGTH, TEXT = 16, 64  # tokens of a prompt, and the width of a text encoder
 
