@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from sd.bench import SIZES
+import torch
+
+from sd.bench import MODELS, make_denoiser
 from sd.config import RECIPES, Config, configure
 from sd.memory import count_memory
 
@@ -18,9 +20,12 @@ def variants(recipe: str) -> dict[str, Config]:
 
 
 def row(recipe: str, name: str, config: Config) -> str:
-    size = SIZES[recipe.rpartition("-")[2]]
+    size = next(size for size in MODELS if size in recipe)
+    with torch.device("meta"):
+        denoiser = make_denoiser(size)
+    need = count_memory(denoiser, config, denoiser.config.sample_size)
     options = f" `{name}`" if name else ""
-    return f"| `{recipe}`{options} | {config.batch} | {count_memory(size, config) / 1e9:.1f} |"
+    return f"| `{recipe}`{options} | {config.batch} | {need / 1e9:.1f} |"
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def parser() -> Parser:
     study("study", "sd.judging.study:main", about, seeds=5, fewest=2)
 
     sub = command("bench", "sd.bench:bench", "measure the speed of a training step")
-    text = "size of the UNet: tiny, sd15, sd21 or sdxl (sd15; on a CPU, tiny)"
-    sub.add_argument("--model", choices=("tiny", "sd15", "sd21", "sdxl"), help=text)
+    sizes = ("tiny", "sd15", "sd21", "sdxl", "sd3", "sd35-medium", "sd35-large")
+    sub.add_argument("--model", choices=sizes, help="size of the model (sd15; on a CPU, tiny)")
     sub.add_argument(
         "--batch", type=number(0, 4096, int), metavar="N", help="images per step (one that fits the model)"
     )

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from functools import partial
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -11,31 +11,34 @@ from torch import Tensor, nn
 
 from sd import models, sharding
 from sd.config import Config
+from sd.families import CONDITION, Condition, family
 from sd.feedback.batches import Batch
 from sd.feedback.images import to_unit
-from toy.diffusion import add_noise, eps_between, move_up, stride, velocity
+from toy.diffusion import add_noise, eps_between, error_weight, move_up, split, stride, target
 from toy.losses import reference_point
 from toy.objectives import LossInputs
 
 
 class Aligner:
-    """What one step computes. `unet` is trained. `policy` is the same module, inside DDP if that is used."""
+    """What one step computes. `denoiser` is trained; `policy` is the same, inside DDP if that is used."""
 
     def __init__(self, pipeline: DiffusionPipeline, config: Config, accelerator: Accelerator):
         self.pipeline, self.config, self.accelerator = pipeline, config, accelerator
-        self.abar = pipeline.scheduler.alphas_cumprod.float().to(accelerator.device)
-        self.velocity = models.predicts_velocity(pipeline)
-        self.unet, self.reference = models.policy_and_reference(pipeline.unet, config)
+        self.process = models.process(pipeline).to(accelerator.device)
+        self.denoiser, self.reference = models.policy_and_reference(models.denoiser(pipeline), config)
+        self.family = family(self.denoiser)
         memory = torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
-        self.frame = copy.deepcopy(self.unet).to("meta") if config.shard else None  # see sharding.whole_unet
-        for model in filter(None, (self.unet, self.reference)):
+        self.frame = (
+            copy.deepcopy(self.denoiser).to("meta") if config.shard else None
+        )  # see sharding.whole_denoiser
+        for model in filter(None, (self.denoiser, self.reference)):
             if config.shard:  # which refuses channels_last
                 sharding.split(model, accelerator)
             else:
                 model.to(accelerator.device, memory_format=memory)
             if config.compile:
                 model.compile()
-        self.policy = self.unet if config.shard else accelerator.prepare_model(self.unet)
+        self.policy = self.denoiser if config.shard else accelerator.prepare_model(self.denoiser)
 
     def loss(self, batch: Batch) -> tuple[Tensor, LossInputs]:
         """The loss of this process's batch, with gradient, and the inputs of all processes, (n,) each,
@@ -54,7 +57,7 @@ class Aligner:
     def mismatched(self, batch: Batch) -> Tensor:
         """The mean reward of the images of all processes, each with the caption of the one before."""
         rolled, rank = dict(batch), self.accelerator.process_index
-        for name in batch.keys() & {"text", "pooled"}:
+        for name in batch.keys() & {"text", "pooled", "t5"}:
             everyone = self.accelerator.gather(batch[name])
             rolled[name] = everyone.roll(1, 0).chunk(self.accelerator.num_processes)[rank]
         errors = self.accelerator.gather(torch.stack(self.errors(rolled), -1))
@@ -69,21 +72,21 @@ class Aligner:
 
     def errors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Denoising errors (B,) of policy and reference, at the same noisy images, in float32."""
-        x0, t, eps = batch["x0"], batch["t"], batch["eps"]
-        condition = {k: batch[k] for k in ("text", "pooled", "sizes") if k in batch}
+        x0, t, eps, process = batch["x0"], batch["t"], batch["eps"], self.process
+        condition = {name: batch[name] for name in CONDITION if name in batch}
         if self.config.run.needs.inversion:
             xt = self.noise_by_inversion(x0, t, condition)
-            eps = eps_between(xt, t, x0, self.abar)
+            eps = eps_between(xt, t, x0, process)
         else:
-            xt = add_noise(x0, t, eps, self.abar)
-        target = velocity(x0, t, eps, self.abar) if self.velocity else eps
-        weight = self.abar[t] if self.config.eps_weighting and self.velocity else 1.0
+            xt = add_noise(x0, t, eps, process)
+        goal, space = target(x0, t, eps, process), self.config.error_space
+        weight = 1.0 if space == "own" else error_weight(space, t, process)
 
-        def error(unet: nn.Module) -> Tensor:
+        def error(model: nn.Module) -> Tensor:
             # one autocast per pass: weights that it cached without gradient would get none in the next pass
             with self.accelerator.autocast():
-                prediction = models.predict(unet, xt, t, condition)
-            return weight * (prediction - target).square().mean((1, 2, 3))
+                prediction = self.family.predict(model, xt, t, condition, process)
+            return weight * (prediction - goal).square().mean((1, 2, 3))
 
         policy_error = error(self.policy)
         if not self.config.run.needs.reference:
@@ -91,30 +94,32 @@ class Aligner:
         with torch.no_grad():
             if self.reference is not None:
                 return policy_error, error(self.reference)
-            with models.without_adapters(self.unet):
-                return policy_error, error(self.unet)
+            with models.without_adapters(self.denoiser):
+                return policy_error, error(self.denoiser)
 
     @torch.no_grad()
-    def noise_by_inversion(self, x0: Tensor, t: Tensor, condition: models.Condition) -> Tensor:
+    def noise_by_inversion(self, x0: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The noisy images at t that lead back to x0, by strides whose number is in proportion to t: an
         example with fewer of them leaves the batch earlier."""
-        steps, end = self.config.inversion_steps, len(self.abar)
+        steps, end = self.config.inversion_steps, len(self.process)
         strides = ((t + 1) * steps + end - 1) // end  # rounded up
         xt = x0.clone()
+        # a model of v is asked for eps, since the inversion takes means of predictions at two timesteps
+        turns = self.process.predicts == "v"
+        process = replace(self.process, predicts="eps") if turns else self.process
         # what is sharded must be asked by all processes equally often; strides after the last stay at t
         most = steps if self.config.shard else int(strides.max())
         for k in range(most):
             rows = (strides > k).nonzero()[:, 0] if (strides > k).any() else strides.argmax()[None]
-            ask = partial(
-                models.predict_eps,
-                self.unet,
-                condition={name: value[rows] for name, value in condition.items()},
-                abar=self.abar,
-                velocity=self.velocity,
-            )
+            theirs = {name: value[rows] for name, value in condition.items()}
+
+            def ask(xt: Tensor, t: Tensor, theirs: Condition = theirs) -> Tensor:
+                out = self.family.predict(self.denoiser, xt, t, theirs, process)
+                return split(out, xt, t, self.process)[1] if turns else out
+
             ends = (stride(t[rows], strides[rows].clamp(max=i), strides[rows]) for i in (k, k + 1))
             with self.accelerator.autocast():
-                xt[rows] = move_up(ask, xt[rows], *ends, self.abar)
+                xt[rows] = move_up(ask, xt[rows], *ends, process)
         return xt
 
     def receive(self, batch: Batch) -> Batch:

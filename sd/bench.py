@@ -1,4 +1,4 @@
-"""Measure how fast a training step is, on UNets of published sizes with random weights.
+"""Measure how fast a training step is, on denoisers of published sizes with random weights.
 
 It is the real step of sd.trainer with its loader, on random examples. The measures are images per second,
 peak memory, and the share of the device's own matrix product rate in the same run. Nothing is downloaded.
@@ -18,18 +18,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd import models
 from sd.config import Config
+from sd.families import family
 from sd.feedback.index import Row
 from sd.machine import make_accelerator
-from sd.memory import POOLED, TOKENS
 from sd.trainer import Trainer
+from toy.diffusion import flow
 from toy.errors import InputError
 
-# published configurations: what differs from the defaults of UNet2DConditionModel
+# published configurations: what differs from the defaults of their class
 SD15 = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
 SD21 = {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
 SDXL = {
@@ -44,9 +51,20 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-LINEAR = {"use_linear_projection": True}
-SIZES = {"tiny": None, "sd15": SD15, "sd21": SD21 | LINEAR, "sdxl": SDXL | LINEAR}
-BATCHES = {"tiny": 32, "sd15": 8, "sd21": 4, "sdxl": 2}  # that fit a card of 80 GB without checkpointing
+SD3 = {
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 192,
+}
+SD35_MEDIUM = SD3 | {"pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13))}
+SD35_LARGE = SD3 | {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432}
+LINEAR, NORMED = {"use_linear_projection": True}, {"qk_norm": "rms_norm"}
+TRANSFORMERS = {"sd3": SD3, "sd35-medium": SD35_MEDIUM | NORMED, "sd35-large": SD35_LARGE | NORMED}
+UNETS = {"tiny": None, "sd15": SD15, "sd21": SD21 | LINEAR, "sdxl": SDXL | LINEAR}
+MODELS = UNETS | TRANSFORMERS
+# batches that fit a card of 80 GB without checkpointing
+BATCHES = {"tiny": 32, "sd15": 8, "sd21": 4, "sdxl": 2, "sd3": 2, "sd35-medium": 2, "sd35-large": 1}
 GPU = torch.cuda.is_available()
 
 
@@ -60,7 +78,7 @@ def bench(
 ) -> list[Path]:
     """Measure full fine-tuning and LoRA, if asked also with torch.compile, and print a row for each."""
     size, precision = model or ("sd15" if GPU else "tiny"), precision or ("bf16" if GPU else "fp32")
-    if not GPU and SIZES[size]:
+    if not GPU and MODELS[size]:
         raise InputError(f"--model {size} needs a GPU; on a CPU use --model tiny")
     batch = batch or BATCHES[size]
     name = torch.cuda.get_device_name() if GPU else f"{torch.get_num_threads()} CPU threads"
@@ -84,13 +102,15 @@ def bench(
     return []
 
 
-def make_unet(size: str) -> UNet2DConditionModel:
-    """A UNet of this size with random weights."""
-    if SIZES[size] is None:
+def make_denoiser(size: str) -> nn.Module:
+    """A UNet or transformer of this size with random weights."""
+    if size == "tiny":
         from sd.tiny import unet
 
         return unet.make_unet()
-    return UNet2DConditionModel(**SIZES[size])
+    if size in TRANSFORMERS:
+        return SD3Transformer2DModel(**TRANSFORMERS[size])
+    return UNet2DConditionModel(**UNETS[size])
 
 
 class MadeUp:
@@ -98,15 +118,14 @@ class MadeUp:
 
     images, liked = 64, 32
 
-    def __init__(self, unet: UNet2DConditionModel, config: Config, side: int):
+    def __init__(self, denoiser: nn.Module, config: Config, side: int):
         rng = np.random.default_rng(0)
         self.index, self.pairs, self.pixels = self, config.pairs, 8 * side
-        self.shape = (unet.config.in_channels, side, side)
+        self.shape = (denoiser.config.in_channels, side, side)
         self.unreadable = np.zeros(self.images, bool)
         self.latents = rng.standard_normal((self.images, *self.shape), np.float32)
-        self.condition = {"text": rng.standard_normal((TOKENS, unet.config.cross_attention_dim), np.float32)}
-        if unet.config.addition_embed_type:
-            self.condition["pooled"] = rng.standard_normal(POOLED, np.float32)
+        shapes = family(denoiser).condition_shapes(denoiser)
+        self.condition = {k: rng.standard_normal(shape, np.float32) for k, shape in shapes.items()}
 
     def image(self, number: int) -> Row:
         liked = number % 2 == 0 if self.pairs else number < self.liked
@@ -128,14 +147,13 @@ class MadeUp:
 def forward_flop(size: str) -> int:
     """Floating-point operations of one image's forward pass, which torch counts without computing it."""
     with torch.device("meta"):
-        unet = make_unet(size)
-        side = unet.config.sample_size
-        xt, t = torch.empty(1, unet.config.in_channels, side, side), torch.zeros(1, dtype=torch.long)
-        condition = {"text": torch.empty(1, TOKENS, unet.config.cross_attention_dim)}
-        if unet.config.addition_embed_type:
-            condition |= {"pooled": torch.empty(1, POOLED), "sizes": torch.empty(1, 6)}
+        denoiser, process = make_denoiser(size), flow()
+        kind, side = family(denoiser), denoiser.config.sample_size
+        shapes = kind.condition_shapes(denoiser) | {"sizes": (6,)}
+        xt = torch.empty(1, denoiser.config.in_channels, side, side)
+        condition = {name: torch.empty(1, *shape) for name, shape in shapes.items()}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            models.predict(unet, xt, t, condition)
+            kind.predict(denoiser.to("meta"), xt, torch.zeros(1, dtype=torch.long), condition, process)
     return counter.get_total_flops()
 
 
@@ -160,11 +178,13 @@ def machine_rate(precision: str) -> float:
 
 def measure_share(size: str, config: Config, seconds: float) -> tuple[float, float, float]:
     """(images per second, peak memory in GB, share of the machine's matrix product rate)."""
-    unet = make_unet(size)
-    kind = "v_prediction" if size == "sd21" else "epsilon"
-    pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(prediction_type=kind))
+    denoiser = make_denoiser(size)
+    scheduler = DDIMScheduler(prediction_type="v_prediction" if size == "sd21" else "epsilon")
+    if size in TRANSFORMERS:
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = SimpleNamespace(**{family(denoiser).denoiser: denoiser}, scheduler=scheduler)
     before = machine_rate(config.precision)
-    rate, memory = measure(pipeline, config, make_accelerator(config), unet.config.sample_size, seconds)
+    rate, memory = measure(pipeline, config, make_accelerator(config), denoiser.config.sample_size, seconds)
     machine = statistics.median([before, machine_rate(config.precision)])
     # in forward passes, a step is the policy's, its backward pass (2, or 1 with frozen weights), the
     # reference's, and with checkpointing the policy's again
@@ -182,7 +202,7 @@ def measure(
     rates, endless = [], {"steps": 10**7, "save_every": 10**7, "log_every": 10**7}
     with tempfile.TemporaryDirectory() as out:
         config = replace(config, out=out, **endless)
-        trainer = Trainer(config, accelerator, pipeline, MadeUp(pipeline.unet, config, side), {})
+        trainer = Trainer(config, accelerator, pipeline, MadeUp(models.denoiser(pipeline), config, side), {})
         if GPU:
             torch.cuda.reset_peak_memory_stats()
         steps = trainer.steps()

@@ -16,6 +16,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CHOICES = {
     "reference_point": ("batch", "mismatched", "none"),
     "sizes": ("own", "fixed"),
+    "error_space": ("own", "eps", "x0"),
+    "timesteps": ("uniform", "logit_normal"),
     "device": ("auto", "cpu"),
     "intersections": ("liked", "disliked", "left_out"),
     "crop": ("center", "random"),
@@ -35,7 +37,9 @@ def setting(default, about: str, group: str = "", low: float = 0, high: float = 
 class Config:
     """One training run. Raises InputError naming a setting that is missing or has an impossible value."""
 
-    model: str = setting("", "folder of a diffusers pipeline (SD v1, v2 or XL)", "model, data, result")
+    model: str = setting(
+        "", "folder of a diffusers pipeline (SD v1, v2, XL, 3 or 3.5)", "model, data, result"
+    )
     data: str = setting("", "folder with feedback.csv (pairs.csv for objectives on pairs), or a CSV file")
     out: str = setting("", "folder for checkpoints, logs and the final weights")
     cache: str = setting("", "folder for encoded images and captions ('cache' in the data folder)")
@@ -55,7 +59,11 @@ class Config:
     inversion_steps: int = setting(
         9, "for smpo: strides of an inversion over all of t, two model calls each", low=1, high=1000
     )
-    eps_weighting: bool = setting(False, "with v-prediction: measure errors in eps; a beta for eps then fits")
+    error_space: str = setting(
+        "own",
+        "what errors are errors of: own, what the model predicts (eps, v, a flow's velocity); eps; or x0",
+    )
+    timesteps: str = setting("uniform", "uniform, or logit_normal: more often in the middle")
 
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
     resolution: int = setting(0, "side of an image in pixels (0: the model's own)", high=16384)
@@ -70,7 +78,9 @@ class Config:
     workers: int = setting(2, "processes that prepare examples (0: none)", high=256)
     seed: int = setting(0, "seed of examples, noise, timesteps, dropout and adapters", high=2**32 - 1)
 
-    tune: str = setting("full", "full: all weights of the UNet; lora: adapters on its attention", "training")
+    tune: str = setting(
+        "full", "full: all weights of the UNet or transformer; lora: adapters on its attention", "training"
+    )
     lora_rank: int = setting(8, "rank of the adapters", low=1, high=4096)
     steps: int = setting(10_000, "optimizer steps", low=1)
     total_batch: int = setting(

@@ -59,9 +59,9 @@ def make_accelerator(config: Config) -> Accelerator:
     return accelerator
 
 
-def refuse_slow(config: Config, accelerator: Accelerator, unet: nn.Module) -> None:
+def refuse_slow(config: Config, accelerator: Accelerator, denoiser: nn.Module) -> None:
     """Raises InputError if a large model would be trained on a CPU, unless that was asked for."""
-    weights = sum(weight.numel() for weight in unet.parameters())
+    weights = sum(weight.numel() for weight in denoiser.parameters())
     if weights > LARGE and accelerator.device.type == "cpu" and config.device != "cpu":
         text = f"this model has {weights / 1e6:.0f} million weights, and PyTorch sees no GPU"
         if torch.version.cuda:

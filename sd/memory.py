@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Iterator
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from sd import models
 from sd.config import Config
+from sd.families import family
 from sd.trainer import make_optimizer
-
-TOKENS, POOLED = 77, 1280  # of a caption, of SDXL's second text encoder
+from toy.diffusion import flow
 
 
 class Alive(TorchDispatchMode):
@@ -48,21 +47,22 @@ class Alive(TorchDispatchMode):
         return out
 
 
-def count_memory(architecture: dict, config: Config) -> int:
-    """The most bytes that a step of a UNet holds at once: its second step, which finds the moments there."""
+def count_memory(denoiser: nn.Module, config: Config, side: int) -> int:
+    """The most bytes that a step of a denoiser on the meta device holds at once, for latents with sides of
+    this length: its second step, which finds the moments there."""
+    kind, channels = family(denoiser), denoiser.config.in_channels
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(architecture).requires_grad_(False)
-        policy, reference = models.policy_and_reference(unet, config)
-    images, side = config.batch * (1 + config.pairs), unet.config.sample_size
+        policy, reference = models.policy_and_reference(denoiser.requires_grad_(False), config)
+    images = config.batch * (1 + config.pairs)
     lower = config.precision != "fp32"
     with FakeTensorMode():
+        process = flow()  # or diffusion: neither takes memory
         weights = [weight for model in filter(None, (policy, reference)) for weight in _fake(model)]
         trained = [weight for weight in weights if weight.requires_grad]
         optimizer = make_optimizer(config, tuple(trained))
-        xt, t = torch.empty(images, 4, side, side), torch.zeros(images, dtype=torch.long)
-        condition = {"text": torch.empty(images, TOKENS, unet.config.cross_attention_dim)}
-        if unet.config.addition_embed_type:
-            condition |= {"pooled": torch.empty(images, POOLED), "sizes": torch.empty(images, 6)}
+        shapes = kind.condition_shapes(denoiser) | {"sizes": (6,)}
+        xt, t = torch.empty(images, channels, side, side), torch.zeros(images, dtype=torch.long)
+        condition = {name: torch.empty(images, *shape) for name, shape in shapes.items()}
         with Alive() as alive:
             for weight in weights:
                 alive.add(weight)
@@ -72,12 +72,12 @@ def count_memory(architecture: dict, config: Config) -> int:
                 alive.most = alive.bytes
                 for _ in range(min(config.accumulate, 2)):  # the second has the gradients of the first
                     with torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower):
-                        error = models.predict(policy, xt, t, condition).square().mean()
+                        error = kind.predict(policy, xt, t, condition, process).square().mean()
                     with (
                         torch.autocast("cpu", models.DTYPES[config.precision], enabled=lower),
                         torch.no_grad(),
                     ):
-                        models.predict(reference or policy, xt, t, condition)
+                        kind.predict(reference or policy, xt, t, condition, process)
                     error.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -87,6 +87,8 @@ def count_memory(architecture: dict, config: Config) -> int:
 def _fake(model: nn.Module) -> Iterator[Tensor]:
     """Replace the weights of a model by fake ones, and yield those."""
     for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
         for name, weight in module._parameters.items():
             if weight is not None:
                 fake = torch.empty(weight.shape, dtype=weight.dtype)

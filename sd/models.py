@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines (v1, v2, XL): load, encode, predict, prepare for training, save."""
+"""Stable Diffusion pipelines: load, encode, prepare for training, save."""
 
 import copy
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
@@ -19,48 +19,54 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sd.config import PRECISIONS, Config
-from toy.diffusion import eps_from_velocity
+from sd.families import FAMILIES, Condition, family
+from toy.cli import is_main_process
+from toy.diffusion import Process
 from toy.errors import InputError
 
-SD = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-KINDS = {"StableDiffusionPipeline": SD, "StableDiffusionXLPipeline": (*SD, "text_encoder_2", "tokenizer_2")}
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
-Condition = dict[str, Tensor]  # text (B, L, D); for XL also pooled (B, D2) and sizes (B, 6)
 
 
 def load(folder: str | Path) -> DiffusionPipeline:
-    """The pipeline in a folder, in float32, from safetensors only. Raises InputError if there is none, or
-    if it is of another kind or lacks a component."""
+    """The pipeline in a folder, in float32 (a T5, which is large, in bfloat16), from safetensors only. Raises
+    InputError if there is none, or if it is of another kind or lacks a component."""
     quiet()
     path = Path(folder)
     try:
-        kind = json.loads((path / "model_index.json").read_text())["_class_name"]
+        index = json.loads((path / "model_index.json").read_text())
+        name = index["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no folder of a diffusers pipeline: no usable model_index.json"
         ) from error
-    if kind not in KINDS:
-        raise InputError(f"{path} holds a {kind}; supported are {' and '.join(KINDS)}")
-    for component in KINDS[kind]:
+    if name not in FAMILIES:
+        raise InputError(f"{path} holds a {name}; supported are {', '.join(FAMILIES)}")
+    kind = FAMILIES[name]
+    options = dict(kind.unused)
+    for component in (kind.denoiser, *kind.encoders, *kind.others):
         if not (path / component).is_dir():
-            raise InputError(f"{path} has no folder '{component}'; download the whole model")
+            if component not in kind.optional:
+                raise InputError(f"{path} has no folder '{component}'; download the whole model")
+            options[component] = None
+            continue
         files = {file.name for file in (path / component).iterdir()}
         complete = {"vocab.json", "merges.txt"} <= files or "tokenizer.json" in files
         if component.startswith("tokenizer") and not complete:
             raise InputError(f"{path / component} has no vocab.json and merges.txt; download the whole model")
-    weights = [file.name for file in (path / "unet").glob("*.safetensors*")]
+    if "text_encoder_3" in options and index.get("text_encoder_3", [None])[0] and is_main_process():
+        print(f"note: {path} has no folder 'text_encoder_3' (T5): zeros stand in its place")
+    weights = [file.name for file in (path / kind.denoiser).glob("*.safetensors*")]
     variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
-    unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    options = unused if KINDS[kind] == SD else {}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             path, local_files_only=True, use_safetensors=True, variant=variant, **options
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{path} does not load: {str(error).splitlines()[0]}") from error
-    for name in KINDS[kind]:
-        if isinstance(module := getattr(pipeline, name), nn.Module):
-            module.float().eval().requires_grad_(False)
+    for module in (denoiser(pipeline), *encoders(pipeline)):
+        module.to(torch.bfloat16 if isinstance(module, transformers.T5EncoderModel) else torch.float32)
+        module.eval().requires_grad_(False)
+    process(pipeline)  # which refuses a scheduler of another family
     return pipeline
 
 
@@ -71,21 +77,20 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def is_xl(pipeline: DiffusionPipeline) -> bool:
-    return hasattr(pipeline, "text_encoder_2")
+def denoiser(pipeline: DiffusionPipeline) -> nn.Module:
+    """What is trained: the UNet, or the transformer of v3."""
+    return getattr(pipeline, "transformer", None) or pipeline.unet
 
 
-def predicts_velocity(pipeline: DiffusionPipeline) -> bool:
-    kind = pipeline.scheduler.config.prediction_type
-    if kind not in ("epsilon", "v_prediction"):
-        raise InputError(f"the scheduler predicts '{kind}'; supported are epsilon and v_prediction")
-    return kind == "v_prediction"
+def process(pipeline: DiffusionPipeline) -> Process:
+    """How noise is added, and what the denoiser predicts."""
+    return family(denoiser(pipeline)).process(pipeline.scheduler)
 
 
 def encoders(pipeline: DiffusionPipeline) -> list[nn.Module]:
     """The frozen models that encode images and captions. Cached examples do not need them."""
-    names = ("vae", "text_encoder", "text_encoder_2")
-    return [getattr(pipeline, name) for name in names if hasattr(pipeline, name)]
+    parts = (getattr(pipeline, name) for name in family(denoiser(pipeline)).encoders)
+    return [part for part in parts if part is not None]
 
 
 def move_encoders(pipeline: DiffusionPipeline, device: torch.device | str) -> None:
@@ -104,7 +109,8 @@ def digest(module: nn.Module) -> str:
 
 @torch.no_grad()
 def encode_images(pipeline: DiffusionPipeline, pixels: Tensor) -> Tensor:
-    """Mean and standard deviation of the latents of images in [-1, 1], in the UNet's scale: (B, 2C, h, w)."""
+    """Mean and standard deviation of the latents of images in [-1, 1], in the denoiser's scale:
+    (B, 2C, h, w)."""
     latent, config = pipeline.vae.encode(pixels).latent_dist, pipeline.vae.config
     shift = getattr(config, "shift_factor", None) or 0.0
     return torch.cat([(latent.mean - shift) * config.scaling_factor, latent.std * config.scaling_factor], 1)
@@ -112,72 +118,54 @@ def encode_images(pipeline: DiffusionPipeline, pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_text(pipeline: DiffusionPipeline, captions: list[str]) -> Condition:
-    """Text (B, L, D), and for XL pooled (B, D2), as the pipeline itself encodes captions."""
-    device = next(pipeline.text_encoder.parameters()).device
-    options = {"device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-    if not is_xl(pipeline):
-        return {"text": pipeline.encode_prompt(captions, **options)[0]}
-    text, _, pooled, _ = pipeline.encode_prompt(captions, **options)
-    if pipeline.config.force_zeros_for_empty_prompt:  # as the sampler does for guidance
-        empty = torch.tensor([not caption for caption in captions], device=device)
-        text, pooled = text.masked_fill(empty[:, None, None], 0), pooled.masked_fill(empty[:, None], 0)
-    return {"text": text, "pooled": pooled}
+    """Captions as the pipeline itself encodes them: see sd.families."""
+    return family(denoiser(pipeline)).encode_text(pipeline, captions)
 
 
-def predict(unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """What the UNet predicts, eps or v, in float32."""
-    xl = None
-    if "pooled" in condition:
-        xl = {"text_embeds": condition["pooled"], "time_ids": condition["sizes"]}
-    return unet(xt, t, condition["text"], added_cond_kwargs=xl, return_dict=False)[0].float()
+def predict(pipeline: DiffusionPipeline, xt: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """What the denoiser predicts of noisy latents xt at timesteps t, in float32."""
+    model = denoiser(pipeline)
+    return family(model).predict(model, xt, t, condition, process(pipeline))
 
 
-def predict_eps(
-    unet: nn.Module, xt: Tensor, t: Tensor, condition: Condition, abar: Tensor, velocity: bool
-) -> Tensor:
-    """The noise eps that the UNet's prediction, eps or v, stands for."""
-    out = predict(unet, xt, t, condition)
-    return eps_from_velocity(out, t, xt, abar) if velocity else out
-
-
-def policy_and_reference(unet: UNet2DConditionModel, config: Config) -> tuple[nn.Module, nn.Module | None]:
-    """The trainable UNet, and its frozen copy if the objective needs a reference. LoRA needs no copy: its
-    reference is the UNet with the adapters switched off."""
+def policy_and_reference(model: nn.Module, config: Config) -> tuple[nn.Module, nn.Module | None]:
+    """The trainable denoiser, and its frozen copy if the objective needs a reference. LoRA needs no copy: its
+    reference is the denoiser with the adapters switched off."""
     if config.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
+        model.enable_gradient_checkpointing()
     if config.tune == "full":
         reference = None
         if config.run.needs.reference:
-            reference = round_weights(copy.deepcopy(unet), config.precision)
-        return unet.requires_grad_(True).train(), reference
-    add_adapters(round_weights(unet, config.precision), config)
-    cast_training_params(unet, torch.float32)
-    return unet.train(), None
+            reference = round_weights(copy.deepcopy(model), config.precision)
+        return model.requires_grad_(True).train(), reference
+    add_adapters(round_weights(model, config.precision), config)
+    cast_training_params(model, torch.float32)
+    return model.train(), None
 
 
-def add_adapters(unet: UNet2DConditionModel, config: Config) -> None:
+def add_adapters(model: nn.Module, config: Config) -> None:
     """Add LoRA adapters to the attention layers."""
-    targets = ["to_q", "to_k", "to_v", "to_out.0"]
-    adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets)
+    layers = list(family(model).adapted)
+    adapters = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        unet.add_adapter(adapters)
+        model.add_adapter(adapters)
 
 
-def round_weights(unet: nn.Module, precision: str) -> nn.Module:
+def round_weights(model: nn.Module, precision: str) -> nn.Module:
     """Store the weights of linear layers and convolutions in `precision`, to which autocast would round them
     at every use. That saves memory, and policy and reference still start equal to the bit."""
-    for module in unet.modules():
+    for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.to(DTYPES[precision])
-    return unet
+    return model
 
 
 @contextmanager
-def without_adapters(unet: nn.Module) -> Iterator[None]:
-    """A context in which the adapters of the UNet do nothing. It sets peft's own flag, because
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """A context in which the adapters of a model do nothing. It sets peft's own flag, because
     disable_adapters() would also change requires_grad, which neither DDP nor a compiled graph expects."""
-    layers = [module for module in unet.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer._disable_adapters = True
     try:
@@ -192,5 +180,6 @@ def save_weights(pipeline: DiffusionPipeline, config: Config, out: Path) -> None
     if config.tune == "full":
         pipeline.save_pretrained(out)
     else:
-        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipeline.unet))
-        type(pipeline).save_lora_weights(out, unet_lora_layers=layers)
+        model = denoiser(pipeline)
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(model))
+        type(pipeline).save_lora_weights(out, **{f"{family(model).denoiser}_lora_layers": layers})

@@ -22,17 +22,20 @@ def plan(**options) -> list[Path]:
     tell = print if accelerator.is_main_process else lambda line: None
     for line in announce(config, accelerator, examples):
         tell(line)
-    weights = sum(weight.numel() for weight in pipeline.unet.parameters())
+    denoiser = models.denoiser(pipeline)
+    weights = sum(weight.numel() for weight in denoiser.parameters())
     if config.tune == "full":
         copies = (3 if config.optimizer == "adamw" else 1) + (config.ema > 0)
-        others = sum(weight.numel() for part in models.encoders(pipeline) for weight in part.parameters())
-        sizes = 4e-9 * copies * weights, 4e-9 * (weights + others)
+        others = sum(w.nbytes for part in models.encoders(pipeline) for w in part.parameters())
+        sizes = 4e-9 * copies * weights, 4e-9 * weights + 1e-9 * others
         tell("disk: {} checkpoints of {:.1f} GB, and a result of {:.1f} GB".format(config.keep + 1, *sizes))
     if not config.cached:
         tell("memory and time: not measured with --no-cached, which encodes while it trains")
         return []
     if accelerator.device.type == "cpu" and weights > machine.LARGE:
-        need = count_memory(dict(pipeline.unet.config) | {"sample_size": examples.shape[-1]}, config) / 1e9
+        with torch.device("meta"):
+            counted = type(denoiser).from_config(denoiser.config)
+        need = count_memory(counted, config, examples.shape[-1]) / 1e9
         tell(f"memory: {need:.1f} GB on a GPU, and about 1 GB for its libraries")
         tell("time: not measured, since this is not a GPU")
         return []

@@ -1,9 +1,9 @@
 """--shard: PyTorch's fully_shard. Each process stores a part of every weight, gradient and optimizer moment.
 
-A part, a DTensor, is some rows of a tensor. To compute a block of the UNet, on its own batch, each process
-gathers the whole weights of that block, and then drops them. Gradients are averaged as they are split. So
-the numbers are those without --shard. All processes must call what gathers: passes of the UNet, whole(),
-gather() and whole_unet().
+A part, a DTensor, is some rows of a tensor. To compute a block of the denoiser, on its own batch, each
+process gathers the whole weights of that block, and then drops them. Gradients are averaged as they are
+split. So the numbers are those without --shard. All processes must call what gathers: passes of the
+denoiser, whole(), gather() and whole_denoiser().
 """
 
 from collections.abc import Iterator
@@ -11,20 +11,23 @@ from contextlib import contextmanager
 
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, JointTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sd import models
+from sd.families import family
 
-def split(unet: nn.Module, accelerator: Accelerator) -> None:
+
+def split(denoiser: nn.Module, accelerator: Accelerator) -> None:
     """Leave each process its part of every weight, on its device."""
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    blocks = [m for m in unet.modules() if isinstance(m, BasicTransformerBlock | ResnetBlock2D)]
-    for module in (*blocks, unet):
-        # by default `unet` would keep what it gathered, and miss a change of the parts after a picture
+    kinds = BasicTransformerBlock | ResnetBlock2D | JointTransformerBlock
+    for module in (*(m for m in denoiser.modules() if isinstance(m, kinds)), denoiser):
+        # by default the outermost would keep what it gathered, and miss a change of the parts after a picture
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
@@ -52,18 +55,19 @@ def gather(tensors: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Te
 
 
 @contextmanager
-def whole_unet(
+def whole_denoiser(
     pipeline: DiffusionPipeline, frame: nn.Module | None, accelerator: Accelerator
 ) -> Iterator[None]:
-    """A context in which the main process's pipeline has an ordinary UNet, on the CPU, to be saved. `frame`
-    is the UNet as it was before split(), without data; None if it was not split."""
+    """A context in which the main process's pipeline has an ordinary denoiser, on the CPU, to be saved.
+    `frame` is the denoiser as it was before split(), without data; None if it was not split."""
     if frame is None:
         yield
         return
-    unet, state = pipeline.unet, gather(pipeline.unet.state_dict(), accelerator)
+    split_one, name = models.denoiser(pipeline), family(frame).denoiser
+    state = gather(split_one.state_dict(), accelerator)
     if accelerator.is_main_process:
         frame.load_state_dict(state, assign=True)
-        pipeline.unet = frame
+        setattr(pipeline, name, frame)
     yield
-    pipeline.unet = unet
+    setattr(pipeline, name, split_one)
     frame.to("meta")

@@ -25,8 +25,6 @@ def open_run(config: Config) -> tuple[Config, Accelerator, DiffusionPipeline, ca
     output_folder(config.out)
     csv = find_csv(config.data, config.pairs)
     pipeline = models.load(config.model)
-    if config.eps_weighting and not models.predicts_velocity(pipeline):
-        raise InputError("--eps-weighting is for models that predict v; this one predicts eps")
     folder = output_folder(config.cache or csv.parent / "cache", "--cache")
     with accelerator.main_process_first():
         index = open_index(csv, output_folder(folder / csv.stem, "--cache"), config.intersections)

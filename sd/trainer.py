@@ -65,7 +65,7 @@ class Trainer:
         self.out = output_folder(config.out)
         self.checkpoints = self.out / "checkpoints"
         self.aligner = Aligner(pipeline, config, accelerator)
-        weights = [(n, p) for n, p in self.aligner.unet.named_parameters() if p.requires_grad]
+        weights = [(n, p) for n, p in self.aligner.denoiser.named_parameters() if p.requires_grad]
         self.names, self.weights = zip(*weights, strict=True)
         self.optimizer = accelerator.prepare_optimizer(make_optimizer(config, self.weights))
         self.ema = [w.detach().clone() for w in self.weights] if config.ema else []
@@ -75,7 +75,7 @@ class Trainer:
 
     def batches(self) -> Iterator[dict]:
         """The batches of the remaining steps, prepared in advance by worker processes."""
-        examples = Batches(self.cache, self.config, len(self.aligner.abar), self.accelerator.process_index)
+        examples = Batches(self.cache, self.config, len(self.aligner.process), self.accelerator.process_index)
         rest = range(self.step * self.config.accumulate, len(examples))
         pin = self.accelerator.device.type == "cuda"
         return iter(DataLoader(examples, None, sampler=rest, num_workers=self.config.workers, pin_memory=pin))
@@ -184,13 +184,13 @@ class Trainer:
         with torch.no_grad():
             for weight, average in zip(self.weights, self.ema, strict=False):
                 weight.copy_(average)
-            self.aligner.unet.eval()
+            self.aligner.denoiser.eval()
             try:
                 yield self.pipeline.to(self.accelerator.device) if to_draw else self.pipeline
             finally:
                 for weight, value in zip(self.weights, live, strict=False):
                     weight.copy_(value)
-                self.aligner.unet.train()
+                self.aligner.denoiser.train()
                 if self.config.cached:
                     models.move_encoders(self.pipeline, "cpu")
 
@@ -211,7 +211,7 @@ class Trainer:
         folder, last = result_folder(self.config), checkpoints.latest(self.checkpoints)
         with (
             self.final(to_draw=False) as pipeline,
-            sharding.whole_unet(pipeline, self.aligner.frame, self.accelerator),
+            sharding.whole_denoiser(pipeline, self.aligner.frame, self.accelerator),
         ):
             try:
                 if self.accelerator.is_main_process:
@@ -242,7 +242,7 @@ def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> It
     """A whole run, from its last checkpoint if there is one. The last state's trainer has the result. What a
     person should know, the main process tells line by line."""
     config, accelerator, pipeline, examples = open_run(config)
-    refuse_slow(config, accelerator, pipeline.unet)
+    refuse_slow(config, accelerator, models.denoiser(pipeline))
     lines = announce(config, accelerator, examples)
     for line in lines if accelerator.is_main_process else ():
         tell(line)
@@ -252,7 +252,7 @@ def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> It
     identity = settings(config, accelerator.num_processes)
     identity |= {
         "digest of the data": examples.index.digest[:8],
-        "digest of the model": models.digest(pipeline.unet),
+        "digest of the model": models.digest(models.denoiser(pipeline)),
     }
     trainer = Trainer(config, accelerator, pipeline, examples, identity)
     for line in check.report(examples, pipeline) if accelerator.is_main_process else ():

@@ -124,8 +124,15 @@ def example():
 
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
-    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction) and XL, the latter untrained."""
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction), and untrained ones of XL and 3."""
+    from diffusers import (
+        DDIMScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     from sd import models
@@ -159,6 +166,21 @@ def kinds(tmp_path_factory):
         projection_class_embeddings_input_dim=6 * 8 + 24,
     )
     parts = {"text_encoder": CLIPTextModel(text), "text_encoder_2": CLIPTextModelWithProjection(text)}
-    parts |= {"tokenizer": v2.tokenizer, "tokenizer_2": v2.tokenizer, "vae": v2.vae, "unet": unet}
-    StableDiffusionXLPipeline(scheduler=eps, **parts, add_watermarker=False).save_pretrained(folder / "xl")
-    return {"v1": PIPELINE, "v2": folder / "v2", "xl": folder / "xl"}
+    parts |= {"tokenizer": v2.tokenizer, "tokenizer_2": v2.tokenizer, "vae": v2.vae}
+    xl = StableDiffusionXLPipeline(scheduler=eps, unet=unet, **parts, add_watermarker=False)
+    xl.save_pretrained(folder / "xl")
+    sizes = {"sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "pos_embed_max_size": 8}
+    sizes |= {
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "caption_projection_dim": 32,
+    }
+    sizes |= {"joint_attention_dim": 40, "pooled_projection_dim": 48, "qk_norm": "rms_norm"}
+    transformer = SD3Transformer2DModel(**sizes, dual_attention_layers=(0,))
+    parts |= {"text_encoder": CLIPTextModelWithProjection(text), "text_encoder_3": None, "tokenizer_3": None}
+    flow = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    v2.vae.register_to_config(shift_factor=0.1)
+    sd3 = StableDiffusion3Pipeline(scheduler=flow, transformer=transformer, **parts)
+    sd3.save_pretrained(folder / "sd3")
+    return {"v1": PIPELINE, "v2": folder / "v2", "xl": folder / "xl", "sd3": folder / "sd3"}

@@ -1,29 +1,29 @@
 """sd.align: the losses of toy/ on the errors of images, checked against diffusers' own noise and targets."""
 
-from functools import partial
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from sd import align, models
 from sd.machine import make_accelerator
 from toy import losses
-from toy.diffusion import eps_between, invert
+from toy.diffusion import eps_between, error_weight, invert, split
 from toy.utilities import UTILITIES
 
 
-def random_batch(xl=False, n=4, seed=0):
+def random_batch(kind="v1", n=4, seed=0):
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g)
 
-    width = 32 if xl else 64
+    width, pooled = {"xl": (32, 24), "sd3": (32, 48)}.get(kind, (64, 0))
     batch = {"x0": normal(n, 4, 8, 8), "eps": normal(n, 4, 8, 8), "text": normal(n, 16, width)}
     batch |= {"t": torch.randint(1000, (n,), generator=g), "desirable": torch.arange(n) < n // 2}
     batch |= {"score": torch.rand(n, generator=g), "sizes": torch.full((n, 6), 32.0)}
-    return batch | ({"pooled": normal(n, 24)} if xl else {})
+    return batch | ({"pooled": normal(n, pooled)} if pooled else {})
 
 
 @pytest.fixture
@@ -31,36 +31,50 @@ def make_aligner(config, kinds):
     def make(kind="v1", moved=True, **changes):
         settings = config(**changes)
         aligner = align.Aligner(models.load(kinds[kind]), settings, make_accelerator(settings))
-        for i, p in enumerate(p for p in aligner.unet.parameters() if p.requires_grad and moved):
+        for i, p in enumerate(p for p in aligner.denoiser.parameters() if p.requires_grad and moved):
             p.data += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
         return aligner
 
     return make
 
 
+def of_the_scheduler(scheduler, batch):
+    """xt and target as diffusers' training scripts compute them."""
+    x0, eps, t = batch["x0"], batch["eps"], batch["t"]
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):  # its timesteps fall
+        sigma = scheduler.sigmas[999 - t].view(-1, 1, 1, 1)
+        return (1 - sigma) * x0 + sigma * eps, eps - x0
+    ddpm = DDPMScheduler.from_config(scheduler.config)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    return ddpm.add_noise(x0, eps, t), ddpm.get_velocity(x0, eps, t) if velocity else eps
+
+
 @pytest.mark.parametrize("tune", ["full", "lora"])
-@pytest.mark.parametrize("kind", ["v1", "v2", "xl"])
+@pytest.mark.parametrize("kind", ["v1", "v2", "xl", "sd3"])
 def test_errors_are_mean_squared_against_the_schedulers_target(make_aligner, kinds, kind, tune):
-    aligner, batch = make_aligner(kind, tune=tune), random_batch(kind == "xl")
-    scheduler = DDPMScheduler.from_config(aligner.pipeline.scheduler.config)
-    xt = scheduler.add_noise(batch["x0"], batch["eps"], batch["t"])
-    target = scheduler.get_velocity(batch["x0"], batch["eps"], batch["t"]) if kind == "v2" else batch["eps"]
+    aligner, batch = make_aligner(kind, tune=tune), random_batch(kind)
+    plain = models.load(kinds[kind])
+    xt, target = of_the_scheduler(plain.scheduler, batch)
     policy_error, reference_error = aligner.errors(batch)
-    plain = models.load(kinds[kind]).unet
     with torch.no_grad():
-        expected = ((models.predict(plain, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
-        moved = ((models.predict(aligner.unet, xt, batch["t"], batch) - target) ** 2).mean((1, 2, 3))
+        expected, moved = (
+            (models.predict(pipeline, xt, batch["t"], batch) - target).square().mean((1, 2, 3))
+            for pipeline in (plain, aligner.pipeline)
+        )
     torch.testing.assert_close(reference_error, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(policy_error.detach(), moved, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, moved)
     assert policy_error.requires_grad and not reference_error.requires_grad and policy_error.shape == (4,)
 
 
-def test_eps_weighting_turns_errors_in_v_into_errors_in_eps(make_aligner):
-    batch = random_batch()
-    abar = models.load(make_aligner("v2").pipeline.config._name_or_path).scheduler.alphas_cumprod
-    plain, weighted = make_aligner("v2").errors(batch), make_aligner("v2", eps_weighting=True).errors(batch)
-    for a, b in zip(plain, weighted, strict=True):
-        torch.testing.assert_close(b, abar[batch["t"]] * a)
+@pytest.mark.parametrize("kind", ["v1", "v2", "sd3"])
+@pytest.mark.parametrize("space", ["eps", "x0"])
+def test_errors_may_be_measured_in_eps_or_x0(make_aligner, kind, space):
+    batch = random_batch(kind)
+    own, other = make_aligner(kind).errors(batch), make_aligner(kind, error_space=space).errors(batch)
+    weight = error_weight(space, batch["t"], models.process(make_aligner(kind).pipeline))
+    for a, b in zip(own, other, strict=True):
+        torch.testing.assert_close(b, weight * a)
 
 
 @pytest.mark.parametrize("name", ["kahneman_tversky", "loss_averse", "risk_seeking_bounded"])
@@ -111,18 +125,23 @@ def test_dpo_is_the_toys_loss_on_halves(make_aligner):
     assert [v.tolist() for v in inputs.pairs()] == [v.tolist() for v in (p[:2], p[2:], r[:2], r[2:])]
 
 
-@pytest.mark.parametrize("kind", ["v1", "v2"])
+@pytest.mark.parametrize("kind", ["v1", "v2", "sd3"])
 def test_smpo_noises_by_inversion_to_each_examples_own_t_at_any_batch_size(make_aligner, kind):
-    aligner, batch = make_aligner(kind, objective="smpo", inversion_steps=3), random_batch()
+    aligner, batch = make_aligner(kind, objective="smpo", inversion_steps=3), random_batch(kind)
     batch["t"] = torch.tensor([3, 999, 400, 999])
     strides = (1, 3, 2, 3)  # of 3 over all of t
-    abar, velocity = aligner.abar, kind == "v2"
+    process = models.process(aligner.pipeline)
+    in_eps = replace(process, predicts="eps")
     p, r = [], []
     for i in range(4):  # one at a time
         one = {k: v[i : i + 1] for k, v in batch.items()}
-        ask = partial(models.predict_eps, aligner.unet, condition=one, abar=abar, velocity=velocity)
-        xt = invert(ask, one["x0"], one["t"], abar, strides[i])
-        tau = eps_between(xt, one["t"], one["x0"], abar)
+
+        def ask(xt, t, one=one):
+            out = models.predict(aligner.pipeline, xt, t, one)
+            return out if kind == "sd3" else split(out, xt, t, process)[1]
+
+        xt = invert(ask, one["x0"], one["t"], process if kind == "sd3" else in_eps, strides[i])
+        tau = eps_between(xt, one["t"], one["x0"], process)
         single = dict(one, eps=tau)
         plain = make_aligner(kind, objective="diffusion_dpo")
         policy_error, reference_error = plain.errors(single)
@@ -142,7 +161,7 @@ def test_gradients_reach_all_that_is_trained_under_bf16(config, kinds, tune):
     for _ in range(2):
         loss, _ = aligner.loss(random_batch())
         loss.backward()
-    for name, p in aligner.unet.named_parameters():
+    for name, p in aligner.denoiser.named_parameters():
         assert p.requires_grad == (p.grad is not None), name
 
 
@@ -205,4 +224,4 @@ def test_a_compiled_model_is_one_graph_and_gives_the_same_loss(make_aligner, mon
     loss, _ = aligner.loss(batch)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
-    assert all(p.grad is not None for p in aligner.unet.parameters() if p.requires_grad)
+    assert all(p.grad is not None for p in aligner.denoiser.parameters() if p.requires_grad)

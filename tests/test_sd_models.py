@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from sd import models
 from sd.draw import draw
+from sd.families import family
 from sd.tiny.runs import PIPELINE
+from toy.diffusion import split
 from toy.errors import InputError
 
 LATENT = (2, 4, 8, 8)
@@ -20,7 +22,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["v1", "v2", "xl"])
+@pytest.fixture(params=["v1", "v2", "xl", "sd3"])
 def pipeline(kinds, request):
     return models.load(kinds[request.param])
 
@@ -34,30 +36,31 @@ def condition(pipeline, captions):
 def test_the_condition_is_what_the_pipeline_itself_uses(pipeline, monkeypatch):
     """A pipeline's own call and our predict() agree on the same latents: text, pooled, time ids."""
     calls = []
-    forward = pipeline.unet.forward
-    monkeypatch.setattr(pipeline.unet, "forward", lambda *a, **k: calls.append((a, k)) or forward(*a, **k))
+    denoiser = models.denoiser(pipeline)
+    forward = denoiser.forward
+    monkeypatch.setattr(denoiser, "forward", lambda *a, **k: calls.append((a, k)) or forward(*a, **k))
     captions = ["a small red circle on a white background", "a blue square on a gray background"]
     pipeline(
         captions, num_inference_steps=1, guidance_scale=1.0, latents=normal(*LATENT), output_type="latent"
     )
-    (xt, t), _ = calls[0]
-    theirs = forward(*calls[0][0], **calls[0][1])[0]
-    torch.testing.assert_close(
-        models.predict(pipeline.unet, xt, t.expand(2), condition(pipeline, captions)), theirs
-    )
+    arguments, options = calls[0]
+    theirs = forward(*arguments, **options)[0]
+    xt, t = arguments or (options["hidden_states"], options["timestep"] - 1)  # v3's is 1000 sigma, from 1
+    t = t.long().expand(2)
+    torch.testing.assert_close(models.predict(pipeline, xt, t, condition(pipeline, captions)), theirs)
 
 
 @torch.no_grad()
-def test_predicted_noise_is_the_schedulers(pipeline):
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+def test_what_is_predicted_is_the_schedulers(kinds, kind):
+    pipeline = models.load(kinds[kind])
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(1000)
     xt, t, c = normal(*LATENT), torch.tensor([300, 300]), condition(pipeline, ["a", "b"])
-    abar, velocity = pipeline.scheduler.alphas_cumprod, models.predicts_velocity(pipeline)
-    eps = models.predict_eps(pipeline.unet, xt, t, c, abar, velocity)
-    x0 = scheduler.step(models.predict(pipeline.unet, xt, t, c), 300, xt).pred_original_sample
-    torch.testing.assert_close(
-        eps, (xt - abar[300].sqrt() * x0) / (1 - abar[300]).sqrt(), rtol=1e-4, atol=1e-4
-    )
+    prediction = models.predict(pipeline, xt, t, c)
+    x0, _ = split(prediction, xt, t, models.process(pipeline))
+    theirs = scheduler.step(prediction, 300, xt).pred_original_sample
+    torch.testing.assert_close(x0, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_an_empty_prompt_of_xl_is_zeros_as_the_pipeline_samples_it(kinds):
@@ -70,12 +73,14 @@ def test_an_empty_prompt_of_xl_is_zeros_as_the_pipeline_samples_it(kinds):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("tune", ["full", "lora"])
 def test_policy_and_reference_start_equal_to_the_bit(pipeline, config, tune, precision):
-    policy, reference = models.policy_and_reference(pipeline.unet, config(tune=tune, precision=precision))
+    process, kind = models.process(pipeline), family(models.denoiser(pipeline))
+    settings = config(tune=tune, precision=precision)
+    policy, reference = models.policy_and_reference(models.denoiser(pipeline), settings)
     c, xt, t = condition(pipeline, ["a red circle", ""]), normal(*LATENT), torch.tensor([10, 900])
 
-    def out(unet):
+    def out(model):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return models.predict(unet, xt, t, c)
+            return kind.predict(model, xt, t, c, process)
 
     with torch.no_grad():
         mine = out(policy)
@@ -91,7 +96,8 @@ def test_policy_and_reference_start_equal_to_the_bit(pipeline, config, tune, pre
 
 
 def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
-    unet = models.load(PIPELINE).unet
+    pipeline, plain = models.load(PIPELINE), models.load(PIPELINE)
+    unet = pipeline.unet
     models.policy_and_reference(unet, config(tune="lora"))
     before = {n for n, p in unet.named_parameters() if p.requires_grad}
     for n, p in unet.named_parameters():
@@ -99,10 +105,9 @@ def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
             torch.nn.init.normal_(p.data)
     c = {"text": normal(2, 16, 64)}
     with torch.no_grad():
-        on = models.predict(unet, normal(*LATENT), torch.tensor([5, 5]), c)
+        on = models.predict(pipeline, normal(*LATENT), torch.tensor([5, 5]), c)
         with models.without_adapters(unet):
-            off = models.predict(unet, normal(*LATENT), torch.tensor([5, 5]), c)
-    plain = models.load(PIPELINE).unet
+            off = models.predict(pipeline, normal(*LATENT), torch.tensor([5, 5]), c)
     assert torch.equal(
         off, models.predict(plain, normal(*LATENT), torch.tensor([5, 5]), c)
     ) and not torch.equal(on, off)
@@ -115,8 +120,8 @@ def test_switching_adapters_off_leaves_what_is_trained_as_it_was(config):
 def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tune, tmp_path):
     settings = config(tune=tune)
     folder = pipeline.config._name_or_path
-    unet, _ = models.policy_and_reference(pipeline.unet, settings)
-    for i, p in enumerate(p for p in unet.parameters() if p.requires_grad):
+    policy, _ = models.policy_and_reference(models.denoiser(pipeline), settings)
+    for i, p in enumerate(p for p in policy.parameters() if p.requires_grad):
         p.data += 0.05 * normal(*p.shape, seed=i)
     prompts = ["a red circle on a gray background"]
     expected = draw(pipeline, prompts, steps=3)

@@ -14,9 +14,9 @@ Batch = dict[str, Tensor | list[str]]
 
 
 class Batches(Dataset):
-    """Batch k of this process: t (B,), eps and x0 (B, C, h, w), text (B, L, D), desirable (B,), score (B,),
-    and for XL pooled and sizes. B pairs are 2B images, winners before losers; the two of a pair share t,
-    eps and caption. Without a cache, pixels, noise and captions are in place of x0 and text."""
+    """Batch k of this process: t (B,), eps and x0 (B, C, h, w), desirable (B,), score (B,), and the condition
+    of sd.families. B pairs are 2B images, winners before losers; the two of a pair share t, eps and caption.
+    Without a cache, pixels, noise and captions are in place of x0 and the encoded text."""
 
     def __init__(self, cache: Cache, config: Config, timesteps: int, process: int = 0):
         self.cache, self.config, self.timesteps, self.process = cache, config, timesteps, process
@@ -38,9 +38,14 @@ class Batches(Dataset):
         """The image of a slot, or the two images of its pair."""
         rng = draws(self.config.seed, step, slot)
         chosen = choose(self.config, self.cache.index, self.cache.unreadable, rng)
-        common = {"t": rng.integers(self.timesteps), "eps": rng.standard_normal(self.cache.shape, np.float32)}
+        common = {"t": self.timestep(rng), "eps": rng.standard_normal(self.cache.shape, np.float32)}
         drop = rng.random() < self.config.prompt_dropout
         return [common | self._image(number, mirrored, drop, rng) for number, mirrored in chosen]
+
+    def timestep(self, rng: np.random.Generator) -> np.int64:
+        if self.config.timesteps == "uniform":
+            return rng.integers(self.timesteps)
+        return np.int64(self.timesteps / (1 + np.exp(-rng.standard_normal())))  # Esser et al. 2024, eq. 19
 
     def _image(self, number: int, mirrored: bool, drop: bool, rng: np.random.Generator) -> dict:
         index, cache, config = self.cache.index, self.cache, self.config

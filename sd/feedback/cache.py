@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sd import models
 from sd.config import Config
+from sd.families import family
 from sd.feedback.draws import find_drawn
 from sd.feedback.images import UNREADABLE, read_image, to_unit
 from sd.feedback.index import Index
@@ -65,7 +66,7 @@ class Cache:
         return (prefixes[desirable] if prefixes else "") + self.index.caption(number)
 
     def text(self, caption: str) -> dict[str, np.ndarray]:
-        """A caption encoded: text (L, D), and for XL pooled (D2,)."""
+        """A caption encoded: the condition of the model (sd.families), without sizes."""
         place = key(caption.encode())
         return {name: self.texts.get(name, place).astype(np.float32) for name in self.condition}
 
@@ -218,7 +219,8 @@ def vae_ratio(pipeline: DiffusionPipeline) -> int:
 
 def resolution(config: Config, pipeline: DiffusionPipeline) -> int:
     """The side of an image in pixels. Raises InputError for one that the model cannot work on."""
-    step = vae_ratio(pipeline) * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+    denoiser = models.denoiser(pipeline)
+    step = vae_ratio(pipeline) * family(denoiser).side_step(denoiser)
     if config.resolution % step or config.resolution < 0:
         raise InputError(f"--resolution must be a multiple of {step} for this model, not {config.resolution}")
-    return config.resolution or pipeline.unet.config.sample_size * vae_ratio(pipeline)
+    return config.resolution or denoiser.config.sample_size * vae_ratio(pipeline)

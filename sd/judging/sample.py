@@ -67,11 +67,12 @@ def sample(
     state, most = PartialState(), pipeline.scheduler.config.num_train_timesteps
     if steps >= most:
         raise InputError(f"--steps {steps} must be below {most}, the number of steps of the model's training")
+    denoiser = models.denoiser(pipeline)
     settings = {
         "model": name,
-        "weights": [models.digest(part) for part in (pipeline.unet, *models.encoders(pipeline))],
+        "weights": [models.digest(part) for part in (denoiser, *models.encoders(pipeline))],
         "scheduler": type(pipeline.scheduler).__name__,
-        "device and precision": f"{pipeline.device.type}, {pipeline.unet.dtype}",
+        "device and precision": f"{pipeline.device.type}, {denoiser.dtype}",
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest()[:16],
     }
     settings |= {"prefix": prefix, "count": count, "seed": seed, "steps": steps, "guidance": guidance}
@@ -130,7 +131,7 @@ def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"{folder} does not fit the model: {str(error).strip().splitlines()[0]}") from error
     if not pipeline.get_active_adapters():
-        raise InputError(f"{folder} does not fit the model: it has no adapters for its UNet")
+        raise InputError(f"{folder} does not fit the model: it has no adapters for it")
 
 
 def model_name(folder: str | Path) -> str:
@@ -140,6 +141,7 @@ def model_name(folder: str | Path) -> str:
 
 
 def count_too_long(pipeline: DiffusionPipeline, texts: list[str]) -> int:
-    """The number of texts that are longer than a text encoder (in XL, one of the two) takes."""
-    tokenizers = [pipeline.tokenizer] + ([pipeline.tokenizer_2] if models.is_xl(pipeline) else [])
+    """The number of texts that are longer than a text encoder (of several, one) takes."""
+    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+    tokenizers = [t for t in (getattr(pipeline, name, None) for name in names) if t]
     return sum(any(len(t(text).input_ids) > t.model_max_length for t in tokenizers) for text in texts)
