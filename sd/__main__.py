@@ -76,6 +76,8 @@ def parser() -> Parser:
     sub.add_argument("--out", **OUT, help="folder for images, feedback.csv, pairs.csv and prompts.txt")
 
     sub = command("tiny", "sd.tiny.build:main", "train the tiny pipeline from nothing, in minutes")
+    text = "which one: Stable Diffusion (unet, default) or Stable Diffusion 3 (sd3)"
+    sub.add_argument("--family", choices=("unet", "sd3"), default="unet", help=text)
     sub.add_argument("--out", **OUT, help="folder for the pipeline; a pipeline there is replaced")
     sub.add_argument("--seed", **SEED, help="seed of images and weights (0)")
 

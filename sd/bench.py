@@ -105,9 +105,9 @@ def bench(
 def make_denoiser(size: str) -> nn.Module:
     """A UNet or transformer of this size with random weights."""
     if size == "tiny":
-        from sd.tiny import build
+        from sd.tiny import unet
 
-        return build.make_unet()
+        return unet.make_unet()
     if size in TRANSFORMERS:
         return SD3Transformer2DModel(**TRANSFORMERS[size])
     return UNet2DConditionModel(**UNETS[size])

@@ -2,48 +2,50 @@
 
 python -m sd tiny --out DIR draws the captioned images of sd.tiny.shapes, trains a tokenizer, a VAE, and a
 UNet together with its text encoder, and saves a folder with the files and keys of a published checkpoint.
+With --family sd3 it takes tokenizer and VAE from the committed pipeline, and trains a transformer together
+with its two text encoders.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from sd import models
 from sd.draw import draw
-from sd.tiny import shapes
-from sd.tiny.runs import GUIDANCE
-from toy.diffusion import add_noise
+from sd.tiny import mmdit, shapes, unet
+from sd.tiny.runs import GUIDANCE, PIPELINE
+from sd.tiny.unet import LENGTH
+from toy.diffusion import add_noise, target
 from toy.errors import InputError
 from toy.files import output_folder, save_folder
 from toy.seeds import generator
 
-LENGTH = 16  # tokens of a prompt
 
-
-def main(out: str, seed: int) -> list[Path]:
+def main(family: str, out: str, seed: int) -> list[Path]:
     """Build the pipeline, and print how well it follows prompts. Returns its folder."""
     folder = output_folder(out)
     if any(folder.iterdir()) and not (folder / "model_index.json").exists():
         raise InputError(f"{folder} holds something other than a pipeline; choose another --out")
-    build(folder, seed=seed)
+    {"unet": build, "sd3": build_sd3}[family](folder, seed=seed)
     training, held_out = following(folder, shapes.KNOWN), following(folder, shapes.HELD_OUT * 5)
     print(f"it follows {training:.1%} of its training prompts and {held_out:.1%} of the held-out ones")
     return [folder]
 
 
 def build(
-    out: Path, images: int = 4320, vae_steps: tuple = (1600, 1000), unet_steps: int = 2200, seed: int = 0
+    out: Path, images: int = 4320, vae_steps: tuple = (1600, 1000), steps: int = 2200, seed: int = 0
 ) -> None:
     """Draw images, train a pipeline on them and save it in `out`. The VAE's steps are on random crops, then
     on whole images."""
@@ -52,19 +54,30 @@ def build(
     x = 2 * x - 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer, vae, unet = _tokenizer(), _vae(), make_unet()
-        text = _text_encoder(len(tokenizer))
+        tokenizer, vae = _tokenizer(), _vae()
+        parts = unet.make(len(tokenizer))
     for _ in tqdm(train_vae(vae, x, vae_steps, seed), "VAE", total=sum(vae_steps)):
         pass
-    with torch.no_grad():
-        moments = torch.cat([vae.encode(part).latent_dist.parameters for part in x.split(240)])
+    moments = encode_images(vae, x)
     vae.register_to_config(scaling_factor=1 / moments[:, :4].std().item())
-    tokens = torch.tensor(tokenizer(["", *captions], padding="max_length", truncation=True).input_ids)
-    for ema in tqdm(train_unet(unet, text, vae, moments, tokens, unet_steps, seed), "UNet", total=unet_steps):
+    tokens = encode_captions(tokenizer, captions)
+    for _ in tqdm(train(unet, parts, vae, moments, tokens, steps, seed), "UNet", total=steps):
         pass
-    for model, average in zip((unet, text), ema, strict=True):
-        model.load_state_dict(average)
-    save(assemble(tokenizer, vae, text, unet), out)
+    save(unet.assemble(parts, tokenizer, vae), out)
+
+
+def build_sd3(out: Path, images: int = 4320, steps: int = 1400, seed: int = 0) -> None:
+    """The same for Stable Diffusion 3, with the committed pipeline's tokenizer and VAE."""
+    committed = models.load(PIPELINE)
+    tokenizer, vae = committed.tokenizer, committed.vae
+    x, captions = shapes.training_set(images, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = mmdit.make(len(tokenizer))
+    moments, tokens = encode_images(vae, 2 * x - 1), encode_captions(tokenizer, captions)
+    for _ in tqdm(train(mmdit, parts, vae, moments, tokens, steps, seed), "transformer", total=steps):
+        pass
+    save(mmdit.assemble(parts, tokenizer, vae), out)
 
 
 def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) -> Iterator[float]:
@@ -91,62 +104,76 @@ def train_vae(vae: AutoencoderKL, x: Tensor, steps: tuple[int, int], seed: int) 
         yield loss.item()
 
 
-def train_unet(
-    unet: nn.Module, text: nn.Module, vae: nn.Module, moments: Tensor, tokens: Tensor, steps: int, seed: int
-) -> Iterator[list[dict[str, Tensor]]]:
-    """Train UNet and text encoder to denoise latents under their captions, or in 10% of the cases under the
-    empty one, tokens[0]. Yields the running average of both models' weights."""
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """Mean and logarithm of the variance of the latents of images in [-1, 1], (n, 8, 8, 8)."""
+    return torch.cat([vae.encode(part).latent_dist.parameters for part in x.split(240)])
+
+
+def encode_captions(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Tokens (1 + n, 16) of the empty caption and of all captions."""
+    return torch.tensor(tokenizer(["", *captions], padding="max_length", truncation=True).input_ids)
+
+
+def train(
+    family: ModuleType,
+    parts: list[nn.Module],
+    vae: AutoencoderKL,
+    moments: Tensor,
+    tokens: Tensor,
+    steps: int,
+    seed: int,
+) -> Iterator[float]:
+    """Train a network and its text encoders to denoise latents under their captions, or in 10% of the cases
+    under the empty one, tokens[0]. Yields the losses; at the end the weights are their running averages.
+    `family` is sd.tiny.unet or sd.tiny.mmdit: which noise, which timesteps, and what is predicted."""
     g = generator("unet", seed)
-    models = [unet.train(), text.train()]
-    weights = [p for model in models for p in model.parameters()]
+    weights = [p for part in parts for p in part.train().parameters()]
     optimizer = torch.optim.AdamW(weights, fused=True)
-    schedule = OneCycleLR(optimizer, 2e-3, steps)
-    ema = [{k: v.clone() for k, v in model.state_dict().items()} for model in models]
+    schedule = OneCycleLR(optimizer, family.RATE, steps, pct_start=family.WARMUP)
+    ema = [{k: v.clone() for k, v in part.state_dict().items()} for part in parts]
     mean, std = moments[:, :4], (0.5 * moments[:, 4:]).exp()
     for _ in range(steps):
         i = torch.randint(len(mean), (32,), generator=g)
         x0, eps = (torch.randn(len(i), *mean.shape[1:], generator=g) for _ in range(2))
         x0 = (mean[i] + std[i] * x0) * vae.config.scaling_factor
-        t = torch.randint(len(ABAR), (len(i),), generator=g)
+        t = family.draw_t(len(i), g)
         caption = torch.where(torch.rand(len(i), generator=g) < 0.1, 0, i + 1)
-        hidden = text(tokens[caption]).last_hidden_state
-        loss = F.mse_loss(unet(add_noise(x0, t, eps, ABAR), t, hidden).sample, eps)
+        loss = error(family, parts, x0, t, eps, tokens[caption])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        for average, model in zip(ema, models, strict=True):
-            torch._foreach_lerp_(list(average.values()), list(model.state_dict().values()), 0.01)
-        yield ema
-    for model in models:
-        model.eval()
+        for average, part in zip(ema, parts, strict=True):
+            torch._foreach_lerp_(list(average.values()), list(part.state_dict().values()), 0.01)
+        yield loss.item()
+    for part, average in zip(parts, ema, strict=True):
+        part.eval().load_state_dict(average)
 
 
-def assemble(tokenizer, vae, text, unet) -> DiffusionPipeline:
-    """The pipeline, with a scheduler that does not clip latents."""
-    from diffusers import StableDiffusionPipeline  # here, because its import prints
-
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = DDIMScheduler(**schedule, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    parts = {"tokenizer": tokenizer, "vae": vae, "text_encoder": text, "unet": unet, "scheduler": scheduler}
-    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionPipeline(**parts, **none)
+def error(
+    family: ModuleType, parts: list[nn.Module], x0: Tensor, t: Tensor, eps: Tensor, tokens: Tensor
+) -> Tensor:
+    """The mean squared error of the prediction for latents x0 with noise eps."""
+    xt = add_noise(x0, t, eps, family.PROCESS)
+    return F.mse_loss(family.predict(parts, xt, t, tokens), target(x0, t, eps, family.PROCESS))
 
 
 def save(pipeline: DiffusionPipeline, out: Path) -> None:
-    """Save with the layout of a published checkpoint, replacing what was there. VAE and UNet are saved in
-    half precision, to be small; the text encoder is not, because transformers would then run it so."""
-    for model in (pipeline.vae, pipeline.unet):
-        model.half()
+    """Save with the layout of a published checkpoint, replacing what was there. VAE and network are saved in
+    half precision, to be small; text encoders are not, because transformers would then run them so."""
+    for name in {"vae", "unet", "transformer"} & set(pipeline.components):
+        getattr(pipeline, name).half()
 
     def write(folder: Path) -> None:
         pipeline.save_pretrained(folder)
-        pipeline.tokenizer._tokenizer.model.save(str(folder / "tokenizer"))  # vocab.json and merges.txt
-        (folder / "tokenizer" / "tokenizer.json").unlink()
-        weights = folder / "text_encoder" / "model.safetensors"
-        tensors = {f"text_model.{k.removeprefix('text_model.')}": v for k, v in load_file(weights).items()}
-        save_file(tensors, weights, metadata={"format": "pt"})  # published checkpoints have the prefix
+        for tokenizer in folder.glob("tokenizer*"):
+            pipeline.tokenizer._tokenizer.model.save(str(tokenizer))  # vocab.json and merges.txt
+            (tokenizer / "tokenizer.json").unlink()
+        for weights in folder.glob("text_encoder*/model.safetensors"):
+            tensors = {_published(name): tensor for name, tensor in load_file(weights).items()}
+            save_file(tensors, weights, metadata={"format": "pt"})
 
     try:
         save_folder(out, write)
@@ -172,22 +199,12 @@ def _tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
-def _text_encoder(vocabulary: int) -> CLIPTextModel:
-    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    sizes |= {"vocab_size": vocabulary, "max_position_embeddings": LENGTH, "projection_dim": 64}
-    model = CLIPTextModel(CLIPTextConfig(bos_token_id=0, eos_token_id=1, pad_token_id=1, **sizes))
-    nn.init.normal_(model.get_input_embeddings().weight)  # the usual 0.02 keeps words alike for too long
-    return model
-
-
 def _vae() -> AutoencoderKL:
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
     sizes = {"block_out_channels": (16, 24, 32), "norm_num_groups": 8, "sample_size": shapes.PIXELS}
     return AutoencoderKL(**blocks, **sizes)
 
 
-def make_unet() -> UNet2DConditionModel:
-    blocks = {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
-    sizes = {"block_out_channels": (32, 64), "norm_num_groups": 8, "sample_size": shapes.PIXELS // 4}
-    sizes |= {"layers_per_block": 1, "attention_head_dim": 4, "cross_attention_dim": 64}
-    return UNet2DConditionModel(**blocks, **sizes)
+def _published(name: str) -> str:
+    """A text encoder's key as in published checkpoints: all but the projection's have a prefix."""
+    return name if name.startswith("text_projection.") else f"text_model.{name.removeprefix('text_model.')}"

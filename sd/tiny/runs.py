@@ -10,6 +10,7 @@ from sd.tiny import shapes
 from toy.files import output_folder, save_json
 
 PIPELINE = Path(__file__).parent / "pipeline"  # the committed one
+PIPELINE_SD3 = Path(__file__).parent / "pipeline-sd3"  # and the committed Stable Diffusion 3
 GUIDANCE = 3.0  # at which it follows prompts best
 OBJECTIVES = {
     "kahneman_tversky": {"objective": "diffusion_kto", "utility": "kahneman_tversky", "batch": 64},
