@@ -7,6 +7,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from sd import models
+from sd.families import family
 from toy.seeds import generator
 
 BATCH = 16  # images drawn together
@@ -49,6 +51,8 @@ def draw_batch(
     """One batch of images (B, 3, H, W), from the noises with these names."""
     pipeline.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": steps, "output_type": "pt"}
+    denoiser = models.denoiser(pipeline)
+    options |= family(denoiser).drawing(pipeline)
     options |= {} if guidance is None else {"guidance_scale": guidance}
     generators = [generator(name, seed) for name in noises]
     return pipeline(prompts, generator=generators, **options).images.cpu().float()

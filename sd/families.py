@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from sd.attention import OneForMany
 from toy.diffusion import Process, flow, variance_preserving
 from toy.errors import InputError
 
@@ -40,6 +41,13 @@ class StableDiffusion:
                 f"the scheduler is {what}; this model needs diffusion in epsilon or v_prediction"
             )
         return variance_preserving(scheduler.alphas_cumprod.float(), kinds[kind])
+
+    def prepare(self, denoiser: nn.Module) -> None:
+        """Make the denoiser ready for predict() and drawing()."""
+
+    def drawing(self, pipeline: DiffusionPipeline) -> dict:
+        """Options of the pipeline's call."""
+        return {}
 
     def side_step(self, denoiser: nn.Module) -> int:
         """The side of latents must be a multiple of this."""
@@ -86,7 +94,7 @@ class StableDiffusionXL(StableDiffusion):
 
 class StableDiffusion3(StableDiffusion):
     """3 and 3.5: a transformer under two CLIPs and a T5, with flow matching. In place of a missing T5 stand
-    zeros, as in the pipeline."""
+    zeros, as in the pipeline; see sd.attention."""
 
     denoiser = "transformer"
     encoders = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -101,6 +109,15 @@ class StableDiffusion3(StableDiffusion):
             kind = type(scheduler).__name__
             raise InputError(f"the scheduler is a {kind}; this model needs flow matching with a fixed shift")
         return flow(config.num_train_timesteps, config.shift)
+
+    def prepare(self, denoiser: nn.Module) -> None:
+        denoiser.set_attn_processor(OneForMany())
+
+    def drawing(self, pipeline: DiffusionPipeline) -> dict:
+        [kind] = set(map(type, pipeline.transformer.attn_processors.values()))
+        if pipeline.text_encoder_3 or kind is not OneForMany:
+            return {}
+        return {"max_sequence_length": 1, "joint_attention_kwargs": {"copies": T5_TOKENS}}
 
     def side_step(self, denoiser: nn.Module) -> int:
         return denoiser.config.patch_size
@@ -119,11 +136,16 @@ class StableDiffusion3(StableDiffusion):
     def predict(
         self, denoiser: nn.Module, xt: Tensor, t: Tensor, condition: Condition, process: Process
     ) -> Tensor:
-        text, pooled, width = condition["text"], condition["pooled"], denoiser.config.joint_attention_dim
-        t5 = condition.get("t5", text.new_zeros(len(text), T5_TOKENS, width))
-        text = torch.cat([pad(text, (0, width - text.shape[-1])), t5], 1)
+        text, pooled, options = condition["text"], condition["pooled"], {"return_dict": False}
+        if "t5" in condition:
+            text = pad(text, (0, condition["t5"].shape[-1] - text.shape[-1]))
+            text = torch.cat([text, condition["t5"]], 1)
+        else:
+            config = getattr(denoiser, "module", denoiser).config  # also inside DDP
+            text = pad(text, (0, config.joint_attention_dim - text.shape[-1], 0, 1))
+            options["joint_attention_kwargs"] = {"copies": T5_TOKENS}
         sigma = process.noise.take(t.expand(len(xt)))
-        return denoiser(xt, text, pooled, 1000 * sigma, return_dict=False)[0].float()
+        return denoiser(xt, text, pooled, 1000 * sigma, **options)[0].float()
 
 
 FAMILIES = {

@@ -66,6 +66,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
     for module in (denoiser(pipeline), *encoders(pipeline)):
         module.to(torch.bfloat16 if isinstance(module, transformers.T5EncoderModel) else torch.float32)
         module.eval().requires_grad_(False)
+    kind.prepare(denoiser(pipeline))
     process(pipeline)  # which refuses a scheduler of another family
     return pipeline
 
@@ -131,6 +132,7 @@ def predict(pipeline: DiffusionPipeline, xt: Tensor, t: Tensor, condition: Condi
 def policy_and_reference(model: nn.Module, config: Config) -> tuple[nn.Module, nn.Module | None]:
     """The trainable denoiser, and its frozen copy if the objective needs a reference. LoRA needs no copy: its
     reference is the denoiser with the adapters switched off."""
+    family(model).prepare(model)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if config.tune == "full":
