@@ -124,7 +124,8 @@ def example():
 
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
-    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction), and untrained XL and v3."""
+    """Folders of small pipelines of every kind: v1 (eps), v2 (v-prediction), and untrained XL and v3,
+    without and with a T5."""
     from diffusers import (
         DDIMScheduler,
         FlowMatchEulerDiscreteScheduler,
@@ -133,7 +134,14 @@ def kinds(tmp_path_factory):
         StableDiffusionXLPipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
+        T5Tokenizer,
+    )
 
     from sd import models
     from sd.tiny.runs import PIPELINE
@@ -183,4 +191,10 @@ def kinds(tmp_path_factory):
     v2.vae.register_to_config(shift_factor=0.1)
     sd3 = StableDiffusion3Pipeline(scheduler=flow, transformer=transformer, **parts)
     sd3.save_pretrained(folder / "sd3")
-    return {"v1": PIPELINE, "v2": folder / "v2", "xl": folder / "xl", "sd3": folder / "sd3"}
+    words = ["a", "small", "large", "red", "blue", "circle", "square", "on", "white", "gray", "background"]
+    vocabulary = [(word, 0.0) for word in ("<pad>", "</s>", "<unk>", *(f"▁{word}" for word in words))]
+    t5 = T5Config(vocab_size=len(vocabulary), d_model=40, d_kv=8, d_ff=64, num_layers=1, num_heads=2)
+    sd3.register_modules(text_encoder_3=T5EncoderModel(t5), tokenizer_3=T5Tokenizer(vocabulary, extra_ids=0))
+    sd3.save_pretrained(folder / "t5")
+    names = ("v2", "xl", "sd3", "t5")  # the last is v3 with a T5
+    return {"v1": PIPELINE} | {name: folder / name for name in names}

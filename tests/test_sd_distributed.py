@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sd import trainer
+from sd.tiny.runs import PIPELINE_SD3
 from toy import objectives
 
 # what both do; batch 1 for each of two processes: in most steps one of them has no desirable example
@@ -14,6 +15,8 @@ OBJECTIVES = {name: {"objective": name} for name in objectives.OBJECTIVES}
 OBJECTIVES["adapters"] = {"tune": "lora", "lr": 1e-3}
 OBJECTIVES["accumulated"] = {"accumulate": 2}
 OBJECTIVES["mismatched"] = {"reference_point": "mismatched"}
+OBJECTIVES["v3"] = {"model": str(PIPELINE_SD3), "objective": "smpo", "timesteps": "logit_normal"}
+OBJECTIVES["v3, adapters"] = {"model": str(PIPELINE_SD3), "tune": "lora", "lr": 1e-3}
 
 
 def settings(base, name, out, batch):

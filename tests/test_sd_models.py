@@ -22,7 +22,7 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["v1", "v2", "xl", "sd3"])
+@pytest.fixture(params=["v1", "v2", "xl", "sd3", "t5"])
 def pipeline(kinds, request):
     return models.load(kinds[request.param])
 
@@ -48,6 +48,41 @@ def test_the_condition_is_what_the_pipeline_itself_uses(pipeline, monkeypatch):
     xt, t = arguments or (options["hidden_states"], options["timestep"] - 1)  # v3's is 1000 sigma, from 1
     t = t.long().expand(2)
     torch.testing.assert_close(models.predict(pipeline, xt, t, condition(pipeline, captions)), theirs)
+
+
+@torch.no_grad()
+def test_one_token_of_zeros_stands_for_all_that_a_pipeline_without_t5_puts_there(kinds):
+    plain = DiffusionPipeline.from_pretrained(kinds["sd3"], text_encoder_3=None, tokenizer_3=None)
+    ours, prompts = models.load(kinds["sd3"]), ["a red circle on a gray background"]
+    assert ours.text_encoder_3 is None and draw(plain, prompts, steps=2).std() > 0
+    torch.testing.assert_close(draw(ours, prompts, steps=2), draw(plain, prompts, steps=2), rtol=0, atol=1e-5)
+    text, told = models.encode_text(ours, prompts), {}
+    forward = plain.transformer.forward
+    plain.transformer.forward = lambda **options: told.update(options) or forward(**options)
+    draw(plain, prompts, steps=1, guidance=1.0)
+    torch.testing.assert_close(told["encoder_hidden_states"][:, :16, :32], text["text"])
+    assert (
+        told["encoder_hidden_states"].shape[1] == 16 + 256 and not told["encoder_hidden_states"][:, 16:].any()
+    )
+
+
+def test_a_missing_t5_is_said_and_one_that_is_there_is_used(kinds, tmp_path, capsys):
+    assert {"text", "pooled", "t5"} == set(models.encode_text(models.load(kinds["t5"]), ["a"]))
+    assert "T5" not in capsys.readouterr().out
+    shutil.copytree(kinds["t5"], tmp_path / "part")
+    shutil.rmtree(tmp_path / "part/text_encoder_3")
+    assert {"text", "pooled"} == set(models.encode_text(models.load(tmp_path / "part"), ["a"]))
+    assert "has no folder 'text_encoder_3' (T5): zeros stand in its place" in capsys.readouterr().out
+    assert models.load(kinds["sd3"]) and "T5" not in capsys.readouterr().out  # it was made without
+
+
+def test_the_latents_of_v3_are_shifted_and_scaled_as_diffusers_does(kinds):
+    pipeline = models.load(kinds["sd3"])
+    config, pixels = pipeline.vae.config, normal(2, 3, 32, 32).tanh()
+    latent = pipeline.vae.encode(pixels).latent_dist
+    mean, _ = models.encode_images(pipeline, pixels).chunk(2, 1)
+    assert config.shift_factor == 0.1
+    torch.testing.assert_close(mean, (latent.mean - config.shift_factor) * config.scaling_factor)
 
 
 @torch.no_grad()
@@ -126,7 +161,8 @@ def test_what_is_saved_is_what_a_plain_pipeline_draws_with(pipeline, config, tun
     prompts = ["a red circle on a gray background"]
     expected = draw(pipeline, prompts, steps=3)
     models.save_weights(pipeline, settings, tmp_path / "saved")
-    options = dict.fromkeys(family(policy).optional)  # diffusers wants to be told that there is no T5
+    absent = [name for name in family(policy).optional if getattr(pipeline, name) is None]
+    options = dict.fromkeys(absent)  # diffusers wants to be told that there is no T5
     if tune == "full":
         plain = DiffusionPipeline.from_pretrained(tmp_path / "saved", **options)
     else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -16,10 +17,10 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from sd import checkpoints, machine, plan, trainer
+from sd import checkpoints, machine, models, plan, trainer
 from sd.__main__ import main
 from sd.draw import draw
-from sd.tiny.runs import PIPELINE
+from sd.tiny.runs import PIPELINE, PIPELINE_SD3
 from sd.train import run
 from toy.errors import InputError
 from toy.objectives import OBJECTIVES
@@ -74,8 +75,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(config, tmp_path, obj
 UNCACHED = {"precision": "bf16", "cached": False, "crop": "random", "flip": True}
 
 
-@pytest.mark.parametrize("settings", [UNCACHED, {"optimizer": "adafactor"}], ids=["uncached", "adafactor"])
-def test_resuming_is_exact_with_other_precisions_data_and_optimizers(config, tmp_path, settings):
+V3 = {"model": str(PIPELINE_SD3), "timesteps": "logit_normal"}
+OTHERS = {
+    "uncached": UNCACHED,
+    "adafactor": {"optimizer": "adafactor"},
+    "v3": V3 | {"objective": "smpo", "inversion_steps": 2, "batch": 2},
+    "v3, adapters": V3 | {"tune": "lora", "precision": "bf16", "gradient_checkpointing": True},
+    "v3, uncached": V3 | UNCACHED,
+}
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=OTHERS)
+def test_resuming_is_exact_with_other_models_precisions_data_and_optimizers(config, tmp_path, settings):
     settings = settings | {"steps": 3, "save_every": 1}
     whole = last(trainer.train(config(out=str(tmp_path / "whole"), **settings)))
     for state in trainer.train(config(out=str(tmp_path / "parts"), **settings)):
@@ -104,11 +115,12 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(config
     assert steps == list(range(1, 13))
 
 
-@pytest.mark.parametrize("kind", ["v2", "xl"])
+@pytest.mark.parametrize("kind", ["v2", "xl", "sd3", "t5"])
 def test_every_kind_of_model_trains_and_its_result_loads_in_a_plain_pipeline(config, kinds, kind, tmp_path):
     run(config(model=str(kinds[kind]), tune="full", steps=2, ema=0.5, precision="bf16"))
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3" else {}
     image = draw(
-        DiffusionPipeline.from_pretrained(tmp_path / "run/model"),
+        DiffusionPipeline.from_pretrained(tmp_path / "run/model", **absent),
         ["a red circle on a gray background"],
         steps=2,
     )
@@ -121,6 +133,15 @@ def test_lora_is_saved_as_diffusers_loads_it(config, kinds, tmp_path):
     before = draw(plain, ["a red circle on a gray background"], steps=2)
     plain.load_lora_weights(tmp_path / "run/lora")
     assert not torch.allclose(draw(plain, ["a red circle on a gray background"], steps=2), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_trains_v3(config, kinds, objective):
+    settings = config(model=str(kinds["sd3"]), objective=objective, steps=2, inversion_steps=2)
+    before = [w.clone() for w in models.denoiser(models.load(settings.model)).parameters()]
+    state = last(trainer.train(settings))
+    assert math.isfinite(state.metrics["loss"])
+    assert any(not torch.equal(a, b) for a, b in zip(before, weights(state), strict=True))
 
 
 def test_examples_prepared_by_other_processes_are_the_same(config, tmp_path):
@@ -239,7 +260,6 @@ def test_a_utility_that_was_edited_makes_another_run(config, tmp_path):
         ({"data": "nowhere"}, "no folder or CSV file nowhere"),
         ({"tracker": "carrier_pigeon"}, "--tracker carrier_pigeon is unknown or not installed; available: "),
         ({"precision": "fp16"}, "--precision fp16 needs a GPU"),
-        ({"eps_weighting": True}, "--eps-weighting is for models that predict v"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_exit_code_2(config, change, words, capsys):

@@ -15,7 +15,16 @@ from sd.judging.evaluate import evaluate
 from sd.judging.prompts import Prompt
 from sd.judging.sample import sample
 from sd.tiny import shapes
-from sd.tiny.runs import COMMON, GUIDANCE, OBJECTIVES, PIPELINE, STEPS, configure, load_result, save_result
+from sd.tiny.runs import (
+    GUIDANCE,
+    OBJECTIVES,
+    PIPELINE,
+    STEPS,
+    configure,
+    load_result,
+    save_result,
+    shared_settings,
+)
 from sd.trainer import train
 from toy import plots
 from toy.files import output_folder, save_json
@@ -33,7 +42,7 @@ def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
     summary = summarise(rows)
     note = f"A preference for red images: mean of {seeds} seeds, 95% interval"
     path = plots.save(picture(summary, note), folder / "study.png")
-    settings = COMMON | {"steps": STEPS["red"], "objectives": OBJECTIVES}
+    settings = shared_settings(model or PIPELINE) | {"steps": STEPS["red"], "objectives": OBJECTIVES}
     table = save_json(folder / "study.json", {"settings": settings, "summary": summary, "rows": rows})
     first = plots.style(summary[0]["name"])[0]
     for entry in summary:
@@ -49,7 +58,7 @@ def study(seeds: int, model: str | None, runs: Path) -> list[dict]:
     """Scores and win rates of every objective and seed. Finished runs are not done again."""
     rows = []
     for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), "runs"):
-        config = configure(name, "red", seed, model, runs)
+        config = configure(name, "red", seed, model or PIPELINE, runs)
         if load_result(config) is None:
             for state in train(config):
                 pass
