@@ -149,6 +149,7 @@ def forward_flop(size: str) -> int:
     with torch.device("meta"):
         denoiser, process = make_denoiser(size), flow()
         kind, side = family(denoiser), denoiser.config.sample_size
+        kind.prepare(denoiser)
         shapes = kind.condition_shapes(denoiser) | {"sizes": (6,)}
         xt = torch.empty(1, denoiser.config.in_channels, side, side)
         condition = {name: torch.empty(1, *shape) for name, shape in shapes.items()}
