@@ -59,6 +59,16 @@ def figure6() -> str:
     return table(header, rows)
 
 
+def flow() -> str:
+    """Balance of every objective under diffusion and under flow matching, in two worlds."""
+    names = ("figure6", "figure6-flow", "figure6-moons", "figure6-moons-flow")
+    columns = [summary(name) for name in names]
+    order = sorted(columns[1], key=lambda e: -e["balance"])
+    rows = [[label(e["name"]), *(number(pick(c, name=e["name"])) for c in columns)] for e in order]
+    header = ["objective", "Figure 6, diffusion", "Figure 6, flow", "moons, diffusion", "moons, flow"]
+    return table(header, rows)
+
+
 def worlds() -> str:
     names = {
         "figure6": "Figure 6",

@@ -237,6 +237,25 @@ def test_where_classes_do_not_overlap_loss_averse_is_ahead(world):
     assert_ahead(figure(f"figure6-{world}")["rows"], AVERSE, KT)
 
 
+def test_under_flow_matching_kahneman_tversky_is_ahead_of_all_in_both_worlds():
+    names = {row["name"] for row in figure("figure6-flow")["rows"]} - {"kahneman_tversky"}
+    for name in names:
+        assert_ahead(figure("figure6-flow")["rows"], KT, {"name": name})
+        assert_ahead(figure("figure6")["rows"], KT, {"name": name})
+    for other in (AVERSE, {"name": "sft"}):
+        assert_ahead(figure("figure6-moons-flow")["rows"], KT, other)
+        assert_ahead(figure("figure6-moons")["rows"], other, KT)
+    assert_ahead(figure("figure6-flow")["rows"], {"name": "sft"}, {"name": "csft"})
+    for name in ("figure6", "figure6-flow"):
+        mean, half_width = difference(figure(name)["rows"], {"name": "sft"}, AVERSE)
+        assert abs(mean) < half_width
+    spread = [
+        next(e["spread"] for e in figure(name)["summary"] if e["name"] == "kahneman_tversky")
+        for name in ("figure6", "figure6-flow")
+    ]
+    assert spread[1] == pytest.approx(spread[0], rel=0.15)
+
+
 def test_on_the_moons_sft_is_ahead_of_kahneman_tversky_and_on_the_rings_not():
     assert_ahead(figure("figure6-moons")["rows"], {"name": "sft"}, KT)
     mean, half_width = difference(figure("figure6-rings")["rows"], {"name": "sft"}, KT)
