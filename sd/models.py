@@ -67,7 +67,10 @@ def load(folder: str | Path) -> DiffusionPipeline:
         module.to(torch.bfloat16 if isinstance(module, transformers.T5EncoderModel) else torch.float32)
         module.eval().requires_grad_(False)
     kind.prepare(denoiser(pipeline))
-    process(pipeline)  # which refuses a scheduler of another family
+    try:
+        kind.process(pipeline.scheduler)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return pipeline
 
 

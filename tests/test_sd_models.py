@@ -245,3 +245,36 @@ def test_a_folder_that_is_no_whole_pipeline_is_refused(tmp_path, harm, words):
     with pytest.raises(InputError) as error:
         models.load(tmp_path / "model")
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def put_scheduler(folder, **changes):
+    """Another scheduler into a pipeline's folder."""
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", changes.pop("name")]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(changes))
+
+
+EULER, DDIM = {"name": "FlowMatchEulerDiscreteScheduler"}, {"name": "DDIMScheduler", "steps_offset": 1}
+
+
+@pytest.mark.parametrize(
+    "kind, harm, words",
+    [
+        ("sd3", lambda f: shutil.rmtree(f / "transformer"), "has no folder 'transformer'"),
+        ("sd3", lambda f: put_scheduler(f, **DDIM), "is a DDIMScheduler; this model needs flow matching"),
+        ("sd3", lambda f: put_scheduler(f, **EULER, use_dynamic_shifting=True), "with a fixed shift"),
+        (
+            "v1",
+            lambda f: put_scheduler(f, **EULER),
+            "is a FlowMatchEulerDiscreteScheduler that predicts 'None'",
+        ),
+        ("v1", lambda f: put_scheduler(f, **DDIM, prediction_type="sample"), "that predicts 'sample'"),
+    ],
+)
+def test_a_scheduler_of_another_family_is_refused(kinds, tmp_path, kind, harm, words):
+    shutil.copytree(kinds[kind], tmp_path / "model")
+    harm(tmp_path / "model")
+    with pytest.raises(InputError) as error:
+        models.load(tmp_path / "model")
+    assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
