@@ -255,7 +255,10 @@ def put_scheduler(folder, **changes):
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(changes))
 
 
-EULER, DDIM = {"name": "FlowMatchEulerDiscreteScheduler"}, {"name": "DDIMScheduler", "steps_offset": 1}
+EULER, DDIM = (
+    {"name": "FlowMatchEulerDiscreteScheduler"},
+    {"name": "DDIMScheduler", "steps_offset": 1, "clip_sample": False},
+)
 
 
 @pytest.mark.parametrize(
