@@ -146,15 +146,19 @@ def spread() -> str:
 
 
 def red() -> str:
-    return _figure7("figure7", (18, 36, 90), "redness")
+    return _figure7("figure7", "unet", (18, 36, 90), "redness")
+
+
+def red_v3() -> str:
+    return _figure7("figure7", "sd3", (18, 36, 90), "redness")
 
 
 def large() -> str:
-    return _figure7("figure7-large", (16, 40), "share of large shapes")
+    return _figure7("figure7-large", "unet", (16, 40), "share of large shapes")
 
 
-def _figure7(figure: str, steps: tuple, met: str) -> str:
-    entries = summary(figure)
+def _figure7(figure: str, family: str, steps: tuple, met: str) -> str:
+    entries = [entry for entry in summary(figure) if entry["family"] == family]
     rows = []
     for name in (*MAIN, "sft", "diffusion_dpo"):
         at = [pick(entries, name=name, step=step) for step in steps]

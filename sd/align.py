@@ -28,9 +28,8 @@ class Aligner:
         self.denoiser, self.reference = models.policy_and_reference(models.denoiser(pipeline), config)
         self.family = family(self.denoiser)
         memory = torch.channels_last if accelerator.device.type == "cuda" else torch.contiguous_format
-        self.frame = (
-            copy.deepcopy(self.denoiser).to("meta") if config.shard else None
-        )  # see sharding.whole_denoiser
+        # see sharding.whole_denoiser
+        self.frame = copy.deepcopy(self.denoiser).to("meta") if config.shard else None
         for model in filter(None, (self.denoiser, self.reference)):
             if config.shard:  # which refuses channels_last
                 sharding.split(model, accelerator)

@@ -33,7 +33,7 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
         "--preference",
         "large",
         "--seeds",
-        "2",
+        "1",
         "--out",
         str(tmp_path / "o"),
         "--runs",
@@ -41,9 +41,10 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
     ]
     assert main(["figure7", *arguments]) == 0
     results = json.loads((tmp_path / "o/figure7-large.json").read_text())
-    assert {(r["name"], r["seed"], r["step"]) for r in results["rows"]} == {
-        (name, seed, step) for name in figure7.METHODS for seed in (0, 1) for step in range(6)
+    assert {(r["family"], r["name"], r["seed"], r["step"]) for r in results["rows"]} == {
+        (family, name, 0, step) for family in runs.PIPELINES for name in figure7.METHODS for step in range(6)
     }
+    assert results["settings"]["sd3"]["beta"] == 3 and results["settings"]["unet"]["beta"] == 30
     assert (tmp_path / "o/figure7-large.png").stat().st_size > 10_000
     assert "share of large shapes" in capsys.readouterr().out
     monkeypatch.setattr(figure7, "train", lambda config: pytest.fail("trained again"))
@@ -52,7 +53,7 @@ def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monk
 
 def test_summaries_are_means_with_their_interval():
     rows = [
-        {"name": "sft", "seed": s, "step": 5, "met": v, "following": 1.0, "spread": None}
+        {"family": "unet", "name": "sft", "seed": s, "step": 5, "met": v, "following": 1.0, "spread": None}
         for s, v in enumerate((0.1, 0.2, 0.3))
     ]
     [entry] = figure7.summarise(rows)
