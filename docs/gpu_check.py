@@ -40,7 +40,7 @@ def commands(tiny: bool, devices: int) -> dict[str, list[str]]:
     sample = [*SD, "sample", "--model", places[1], *prompts]
     seconds = ["--seconds", "0.2" if tiny else "20"]
     checks = {}
-    for model in ("tiny",) if tiny else ("sd15", "sd21", "sdxl"):
+    for model in ("tiny",) if tiny else ("sd15", "sd21", "sdxl", "sd35-medium"):
         checks[f"bench {model}"] = [*SD, "bench", "--model", model, *seconds]
     if not tiny:
         checks["bench sd15, compiled"] = [*SD, "bench", "--model", "sd15", "--compile", *seconds]
