@@ -24,6 +24,7 @@ def test_measures_tell_what_was_preferred_from_what_was_not():
 
 
 def test_the_study_measures_every_objective_and_is_not_done_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(figure7, "METHODS", ("kahneman_tversky", "sft"))
     monkeypatch.setitem(runs.STEPS, "large", 5)
     monkeypatch.setattr(shapes, "prompts", lambda preference: [s.caption for s in shapes.OPEN_SIZE[:12]])
     monkeypatch.setattr(figure7, "draw", partial(figure7.draw, steps=2))
