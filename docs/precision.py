@@ -33,7 +33,7 @@ def rewards(config, load) -> dict[str, torch.Tensor]:
     """g (n,) after a run, in each precision."""
     with mock.patch.object(models, "load", load):
         run = last(trainer.train(config)).trainer
-    batches = Batches(run.cache, run.config, len(run.aligner.abar))
+    batches = Batches(run.cache, run.config, len(run.aligner.process))
     result = {}
     for precision in ("fp32", "bf16", "fp16"):
         autocast = torch.autocast("cpu", models.DTYPES[precision], enabled=precision != "fp32")
