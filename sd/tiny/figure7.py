@@ -134,11 +134,12 @@ def picture(
                 ax.fill_between(
                     x, mean - half_width, mean + half_width, color=colour, alpha=0.15, linewidth=0
                 )
-            ax.set(xlabel="alignment step", ylabel=label)
+            low, high = (pick(entry[key] for entry in summary) for pick in (min, max))  # for all pipelines
+            margin = 0.08 * (high - low) + 1e-3
+            ax.set(xlabel="alignment step", ylabel=label, ylim=(low - margin, high + margin))
             ax.spines[["top", "right"]].set_visible(False)
             ax.grid(alpha=0.25, linewidth=0.5)
         axes[0].set_title(FAMILIES[family], loc="left", fontsize=11)
-        axes[1].set_ylim(top=1.02)
         _show(images, gallery)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     fig.suptitle(note, fontsize=11)
