@@ -183,7 +183,7 @@ def measure_share(size: str, config: Config, seconds: float) -> tuple[float, flo
     scheduler = DDIMScheduler(prediction_type="v_prediction" if size == "sd21" else "epsilon")
     if size in TRANSFORMERS:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipeline = SimpleNamespace(**{family(denoiser).denoiser: denoiser}, scheduler=scheduler)
+    pipeline = SimpleNamespace(**{family(denoiser).denoiser_name: denoiser}, scheduler=scheduler)
     before = machine_rate(config.precision)
     rate, memory = measure(pipeline, config, make_accelerator(config), denoiser.config.sample_size, seconds)
     machine = statistics.median([before, machine_rate(config.precision)])

@@ -62,9 +62,11 @@ class Config:
     )
     error_space: str = setting(
         "own",
-        "what errors are errors of: own, what the model predicts (eps, v, a flow's velocity); eps; or x0",
+        "what errors are measured in: own (what the model predicts: eps, v, a flow's velocity), eps or x0",
     )
-    timesteps: str = setting("uniform", "uniform, or logit_normal: more often in the middle")
+    timesteps: str = setting(
+        "uniform", "how timesteps are drawn: uniform, or logit_normal (more often in the middle)"
+    )
 
     intersections: str = setting("liked", "images that won and lost: liked, disliked or left_out", "examples")
     threshold: str = setting("median", "images with a rating from here on are liked: median, or a number")

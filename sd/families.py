@@ -24,7 +24,7 @@ T5_TOKENS = 256  # of a caption in T5, as the pipeline draws
 class StableDiffusion:
     """v1 and v2: a UNet under the text of one CLIP, with diffusion in eps or v."""
 
-    denoiser = "unet"
+    denoiser_name = "unet"
     encoders = ("vae", "text_encoder")
     others = ("tokenizer", "scheduler")
     optional = ()  # components that may be missing
@@ -96,7 +96,7 @@ class StableDiffusion3(StableDiffusion):
     """3 and 3.5: a transformer under two CLIPs and a T5, with flow matching. In place of a missing T5 stand
     zeros, as in the pipeline; see sd.attention."""
 
-    denoiser = "transformer"
+    denoiser_name = "transformer"
     encoders = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
     others = ("tokenizer", "tokenizer_2", "tokenizer_3", "scheduler")
     optional = ("text_encoder_3", "tokenizer_3")

@@ -43,7 +43,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
         raise InputError(f"{path} holds a {name}; supported are {', '.join(FAMILIES)}")
     kind = FAMILIES[name]
     options = dict(kind.unused)
-    for component in (kind.denoiser, *kind.encoders, *kind.others):
+    for component in (kind.denoiser_name, *kind.encoders, *kind.others):
         if not (path / component).is_dir():
             if component not in kind.optional:
                 raise InputError(f"{path} has no folder '{component}'; download the whole model")
@@ -55,7 +55,7 @@ def load(folder: str | Path) -> DiffusionPipeline:
             raise InputError(f"{path / component} has no vocab.json and merges.txt; download the whole model")
     if "text_encoder_3" in options and index.get("text_encoder_3", [None])[0] and is_main_process():
         print(f"note: {path} has no folder 'text_encoder_3' (T5): zeros stand in its place")
-    weights = [file.name for file in (path / kind.denoiser).glob("*.safetensors*")]
+    weights = [file.name for file in (path / kind.denoiser_name).glob("*.safetensors*")]
     variant = "fp16" if weights and all(".fp16." in name for name in weights) else None
     try:
         pipeline = DiffusionPipeline.from_pretrained(
@@ -187,6 +187,6 @@ def save_weights(pipeline: DiffusionPipeline, config: Config, out: Path) -> None
     else:
         model = denoiser(pipeline)
         layers = get_peft_model_state_dict(model)
-        if family(model).denoiser == "unet":  # each as the training scripts of diffusers name its layers
+        if family(model).denoiser_name == "unet":  # each as the training scripts of diffusers name its layers
             layers = convert_state_dict_to_diffusers(layers)
-        type(pipeline).save_lora_weights(out, **{f"{family(model).denoiser}_lora_layers": layers})
+        type(pipeline).save_lora_weights(out, **{f"{family(model).denoiser_name}_lora_layers": layers})

@@ -63,11 +63,11 @@ def whole_denoiser(
     if frame is None:
         yield
         return
-    split_one, name = models.denoiser(pipeline), family(frame).denoiser
-    state = gather(split_one.state_dict(), accelerator)
+    sharded, name = models.denoiser(pipeline), family(frame).denoiser_name
+    state = gather(sharded.state_dict(), accelerator)
     if accelerator.is_main_process:
         frame.load_state_dict(state, assign=True)
         setattr(pipeline, name, frame)
     yield
-    setattr(pipeline, name, split_one)
+    setattr(pipeline, name, sharded)
     frame.to("meta")
