@@ -41,10 +41,12 @@ class State:
     calls: list[tuple[list[int], Callable]] = field(default_factory=list)  # runs -> a call of their loss
 
     def metrics(self, run: int = 0) -> dict[str, float]:
-        """The metrics of one run's loss (see toy.losses), computed now, because few steps are looked at."""
+        """The metrics of one run's loss (see toy.losses) and the reference's mean error, computed now, because
+        few steps are looked at."""
         for runs, call in self.calls:
             if run in runs:
                 _, metrics = call()
+                metrics["reference_error"] = call.args[0].reference_error.mean(-1)
                 place = runs.index(run)
                 return {k: v.reshape(-1).expand(len(runs))[place].item() for k, v in metrics.items()}
         raise IndexError(f"no run {run}")
