@@ -91,11 +91,12 @@ def align(
     steps: int = ALIGN_STEPS,
     batch: int = 128,
     lr: float = 1e-3,
+    warmup: int = 0,
 ) -> Iterator[State]:
     """Align a pretrained model to feedback, once for every entry of `runs`, all at once.
 
     Model and feedback may be the same for all, or one for each seed, {seed: ...}. Adam, learning
-    rate falling linearly to 0. Numerically the same as one run after the other. A run whose loss
+    rate falling linearly to 0 (after rising for `warmup` steps). Numerically the same as one run after the other. A run whose loss
     or gradient is not finite is stopped before that step, with the reason in State.stopped, and
     the others go on. Raises InputError for a batch that cannot be.
     """
@@ -141,7 +142,8 @@ def align(
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:
             optimizer.hold(list(stopped))
-        optimizer.step(lr * (1 - step / steps))
+        rise = min(1.0, (step + 1) / max(1, warmup))
+        optimizer.step(lr * (1 - step / steps) * rise)
         yield State(step + 1, loss, policy, stopped, calls)
 
 
