@@ -32,7 +32,7 @@ def asymmetric(x):
 
 
 def fearful_sigmoid(x):
-    """Slope of the sigmoid, twice as large for losses: they weigh more, and are still forgotten in the end."""
+    """Slope of the sigmoid, twice as large for losses: they weigh more, and are still forgotten."""
     return torch.where(x < 0, 2 * torch.sigmoid(x) - 0.5, torch.sigmoid(x))
 
 

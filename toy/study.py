@@ -61,7 +61,8 @@ def study(
                     samples[name] = points[i]
                 judged = compare(judge(points[i], world, run.seed), before[run.seed])
                 judged |= {"spread": math.fsum(spreads[i]) / len(spreads[i]), "seconds": seconds}
-                rows.append({"name": name, **settings_of(run), "flipped": flipped, **judged, "stopped": stopped})
+                row = {"name": name, **settings_of(run), "flipped": flipped}
+                rows.append({**row, **judged, "stopped": stopped})
     for messages in broken.values():
         more = f" (so were {len(messages) - 1} more of its seeds)" if len(messages) > 1 else ""
         print(messages[0] + more)

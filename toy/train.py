@@ -96,9 +96,9 @@ def align(
     """Align a pretrained model to feedback, once for every entry of `runs`, all at once.
 
     Model and feedback may be the same for all, or one for each seed, {seed: ...}. Adam, learning
-    rate falling linearly to 0 (after rising for `warmup` steps). Numerically the same as one run after the other. A run whose loss
-    or gradient is not finite is stopped before that step, with the reason in State.stopped, and
-    the others go on. Raises InputError for a batch that cannot be.
+    rate falling linearly to 0, and for `warmup` steps first rising. Numerically the same as one run
+    after the other. A run whose loss or gradient is not finite is stopped before that step, with the
+    reason in State.stopped, and the others go on. Raises InputError for a batch that cannot be.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     models = [pretrained[s] if isinstance(pretrained, dict) else pretrained for s in seeds]
