@@ -6,6 +6,7 @@ measured only if it is not there. Writes figures/paths.json and figures/paths.pn
 """
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -23,17 +24,15 @@ from toy.seeds import generator
 from toy.utilities import UTILITIES, load_utility
 
 ROOT = Path(__file__).parent.parent
-WORLDS, SEEDS, KT = ("figure6", "moons", "grid"), 5, "kahneman_tversky"
+WORLDS = {"figure6": "Figure 6", "moons": "moons", "grid": "grid"}
+SEEDS, KT = 5, "kahneman_tversky"
+PAPER = ("sft", "csft", "diffusion_dpo", "smpo", "loss_averse", "risk_seeking", "risk_seeking_bounded", KT)
+FLAT = ("arctan", "error_function", "clipped", "huber", "fearful_sigmoid", "steep", KT)
+ENDLESS = ("linear", "flat", "asymmetric", "prospect_theory", "wave", "exploding", KT)
 GROUPS = {
-    "the paper's objectives": (
-        *("sft", "csft", "diffusion_dpo", "smpo"),
-        *("loss_averse", "risk_seeking", "risk_seeking_bounded", KT),
-    ),
-    "more that pull less at both ends": (
-        *("arctan", "error_function", "clipped", "huber", "fearful_sigmoid", "steep"),
-        KT,
-    ),
-    "more that never let go": ("linear", "flat", "asymmetric", "prospect_theory", "wave", "exploding", KT),
+    "the paper's objectives": PAPER,
+    "slopes that fade at both ends": FLAT,
+    "slopes that do not": ENDLESS,
 }
 NAMES = list(dict.fromkeys(name for names in GROUPS.values() for name in names))
 
@@ -96,9 +95,9 @@ def main() -> None:
     correlations = []
     for key in ("best", "last", "breaks_at"):
         ranked = {world: {e["name"]: e[key] for e in entries} for world, entries in summaries.items()}
-        for world in WORLDS[1:]:
-            found = rank_correlation(ranked[WORLDS[0]], ranked[world])
-            correlations.append({"of": key, "first": WORLDS[0], "other": world, **found})
+        for first, other in combinations(WORLDS, 2):
+            found = rank_correlation(ranked[first], ranked[other])
+            correlations.append({"of": key, "first": first, "other": other, **found})
             print(
                 "{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(
                     **correlations[-1]
@@ -111,7 +110,7 @@ def main() -> None:
     content = {"summary": summaries, "rank_correlations": correlations, "rows": slim}
     save_json(ROOT / "figures" / "paths.json", content)
     panels = {
-        f"{world}: {group}": [row for name in names for row in rows[world] if row["name"] == name]
+        f"{WORLDS[world]}: {group}": [row for name in names for row in rows[world] if row["name"] == name]
         for world in WORLDS
         for group, names in GROUPS.items()
     }

@@ -221,13 +221,13 @@ def sweep(
 
 
 def paths(panels: dict[str, list[dict]], score: str, columns: int) -> plt.Figure:
-    """Score against how far the policy has moved, in a panel for each title, from the rows of toy/breaks.py:
-    the mean over seeds at each step, with its 95% interval. The cross is where a path breaks, if all do."""
-    fig, axes = figure(len(panels) // columns, columns, 4.2, 3.3, sharex=True, sharey=True)
-    legends = []
+    """Score against how far the policy has moved, in a panel for each title, from rows as in toy/breaks.py:
+    means over seeds at each step, with their 95% intervals. A column has the same names in all its panels."""
+    fig, axes = figure(len(panels) // columns, columns, 4.2, 3.2, sharex=True, sharey=True)
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         names = list(dict.fromkeys(row["name"] for row in rows))
-        spare = iter([look for name, look in STYLES.items() if name not in names])
+        taken = {STYLES[name][1] for name in names if name in STYLES}
+        spare = iter([look for look in STYLES.values() if look[1] not in taken])
         for name in names:
             label, colour, marker, line = STYLES.get(name) or (name.replace("_", " "), *next(spare)[1:])
             mine = [row for row in rows if row["name"] == name and row["step"] > 0]
@@ -237,11 +237,13 @@ def paths(panels: dict[str, list[dict]], score: str, columns: int) -> plt.Figure
             ax.plot(x, mean, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
             ax.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.15, linewidth=0)
         ax.set_title(title, fontsize=10)
-        ax.set_xscale("log")
-        if names not in legends:
-            legends.append(names)
-            ax.legend(fontsize=7, loc="upper left")
-    axes[0].set(xlim=(0.02, 20), ylim=(-0.03, 1.03))
-    fig.supxlabel("how far the policy has moved", fontsize=10)
-    fig.supylabel(score, fontsize=10)
+    moved = [row["moved"] for rows in panels.values() for row in rows if row["step"] > 0]
+    axes[0].set(
+        xscale="log", ylim=(-0.03, 1.03), xlim=np.quantile(moved, (0.03, 0.95))
+    )  # some go off to 10^4
+    for ax in axes[-columns:]:
+        ax.set_xlabel("how far the policy has moved")
+        ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    for ax in axes[::columns]:
+        ax.set_ylabel(score)
     return fig
