@@ -1,8 +1,9 @@
 """Does the plane predict images? The plane's half: python docs/predict.py
 
 Paths of many utilities and objectives at the usual beta, in three worlds: how good each becomes, and how far
-it can be pushed before it breaks. It takes 8 minutes of CPU time. Each world is kept in out/paths, and
-measured only if it is not there. Writes figures/paths.json and figures/paths.png.
+it can be pushed before it breaks. (One that does not break counts as far as it went.) It takes 8 minutes of
+CPU time. Each world is kept in out/paths, and measured only if it is not there. Writes figures/paths.json and
+figures/paths.png.
 """
 
 import json

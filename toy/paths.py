@@ -36,7 +36,7 @@ def paths(
     `moved`: root mean square difference between the predictions of policy and reference, on noisy points of
     the pretraining data. `reward_desirable`, `reward_undesirable`: 1 - mean error / the reference's, on fresh
     points of the class. `spread`: beta * std(g), nan without a beta. The learning rate rises for half of the
-    steps, so that a path starts gently and goes far.
+    steps, so that a path starts gently and goes far, and then falls, which settles what is unsettled there.
     """
     folder, rows, calls = output_folder(cache, "--cache"), [], ensembles(runs, seeds)
     marks = {0} | {round(steps * 80 ** (k / (POINTS - 1) - 1)) for k in range(POINTS)}  # even in log(step)
