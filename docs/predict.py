@@ -94,7 +94,7 @@ def main() -> None:
             cells += [f"{e['breaks_at']:.2f} ({e['low']:.2f} to {e['high']:.2f})", f"{e['broke']} of {SEEDS}"]
         print("| " + " | ".join(cells) + " |")
     correlations = []
-    for key in ("best", "last", "breaks_at"):
+    for key in ("best", "last", "breaks_at", "broke"):
         ranked = {world: {e["name"]: e[key] for e in entries} for world, entries in summaries.items()}
         for first, other in combinations(WORLDS, 2):
             found = rank_correlation(ranked[first], ranked[other])
