@@ -157,6 +157,10 @@ def large() -> str:
     return _figure7("figure7-large", "unet", (16, 40), "share of large shapes")
 
 
+def large_v3() -> str:
+    return _figure7("figure7-large", "sd3", (16, 40), "share of large shapes")
+
+
 def _figure7(figure: str, family: str, steps: tuple, met: str) -> str:
     entries = [entry for entry in summary(figure) if entry["family"] == family]
     rows = []

@@ -3,7 +3,7 @@
 import math
 
 LOGS = 4  # an alarm looks at so many logs, because one alone may be chance
-LOST = -0.5  # liked examples' reward, as a share of the reference's error, below which they count as lost
+LOST = -1.0  # liked examples' reward, as a share of the reference's error, below which they count as lost
 FALL = 0.1  # by how much of it their reward must fall to be called falling
 
 

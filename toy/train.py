@@ -41,8 +41,8 @@ class State:
     calls: list[tuple[list[int], Callable]] = field(default_factory=list)  # runs -> a call of their loss
 
     def metrics(self, run: int = 0) -> dict[str, float]:
-        """The metrics of one run's loss (see toy.losses) and the reference's mean error, computed now, because
-        few steps are looked at."""
+        """The metrics of one run's loss (see toy.losses), and the reference's mean error. They are computed
+        now, because few steps are looked at."""
         for runs, call in self.calls:
             if run in runs:
                 _, metrics = call()
