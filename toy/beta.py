@@ -36,7 +36,9 @@ def find_beta(
     for count in range(1, rounds + 1):
         g = gains(beta).float()
         if not g.isfinite().all() or not g.any():
-            raise InputError(f"no beta found: a pilot at beta {beta:g} broke, or learned nothing")
+            raise InputError(
+                f"no beta found: a pilot at beta {beta:g} broke, or learned nothing; choose one by hand"
+            )
         bent = torch.cat([bend(utility, part[:, None] * g) for part in BETAS.split(64)]) >= BEND
         before, beta = beta, BETAS[bent.int().argmax()].item() if bent.any() else start
         if bent[0]:

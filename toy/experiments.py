@@ -13,13 +13,13 @@ from toy.objectives import Run
 from toy.pretrained import pretrained
 from toy.report import plus_minus, print_table, seeds_text, verdict
 from toy.study import PILOT, Named, auto_beta, copy_balance, mean_of, study, summarise
+from toy.trial import PAPER
 from toy.utilities import UTILITIES, check_utility, load_utility
 
 BETA = {"diffusion": 4.0, "flow": 1.0}  # with equal spread of Kahneman-Tversky's beta * g; see `sweep`
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # times that
 GAMMAS = (0.2, 0.5, 0.8, 1.0)
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
-PAPER = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 
 
 def figure6(
@@ -68,17 +68,16 @@ def try_utility(
         print(f"warning: {warning}")
     if report:
         if beta not in (None, "auto"):
-            raise InputError("--report finds the best beta of each utility: leave out --beta")
+            raise InputError("--report finds the best beta of each utility itself: leave out --beta")
         kept = output_folder(cache, "--cache")
-        models = lambda world, process, seed: pretrained(world, seed, kept, process)  # noqa: E731
-        result = trial.study(mine, place, process, BETA, models, seeds)
+        result = trial.study(mine, place, process, BETA, kept, seeds)
         return page.write(folder, utility, warnings, result, place)
     runs = [("yours", Run(utility=mine, beta=usual)), *(_kto(name, usual) for name in PAPER)]
     if beta == "auto":
         runs = _auto(runs, place, process, cache)
     elif beta:
         runs = [(name, replace(run, beta=beta)) for name, run in runs]
-    note = f"{utility}, {process}, beta {runs[0][1].beta:.3g}, gamma 0.8, {seeds_text(seeds)}"
+    note = f"{utility}, {process}, beta {runs[0][1].beta:g}, gamma 0.8, {seeds_text(seeds)}"
     fig, content = _compare(place, runs, seeds, cache, note, process)
     content |= {"utility": utility, "verdict": verdict(content["rows"])}
     print(content["verdict"])
@@ -89,7 +88,7 @@ def _auto(runs: Named, world: World, process: str, cache: str) -> Named:
     """The runs with the betas that their pilots find; prints these, and what they cost."""
     model = pretrained(world, 0, output_folder(cache, "--cache"), process)
     found = [auto_beta(run, model, data.feedback(world)) for _, run in runs]
-    betas = ", ".join(f"{name} {beta:.3g}" for (name, _), (beta, _) in zip(runs, found, strict=True))
+    betas = ", ".join(f"{name} {beta:g}" for (name, _), (beta, _) in zip(runs, found, strict=True))
     pilots = sum(count for _, count in found)
     print(f"beta: {betas} ({pilots} pilots of {PILOT[1]} steps)")
     return [(name, replace(run, beta=beta)) for (name, run), (beta, _) in zip(runs, found, strict=True)]

@@ -100,8 +100,8 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
     for name in result["samples"]:
         label, balance = plots.style(name)[0], mean(titles[0], name)
         gap = "" if name == "yours" else number(trial.difference(rows, titles[0], name), "+")
-        extra = f"{betas[name]:g}", f"{mean(titles[0], name, 'saturated')[0]:.0%}"
-        beta, saturated = extra if name in betas else ("", "")
+        beta = f"{betas[name]:g}" if name in betas else ""
+        saturated = f"{mean(titles[0], name, 'saturated')[0]:.0%}" if beta else ""
         main.append([label, beta, number(balance), gap, saturated])
         summary.append({"name": name, "balance": balance[0], "half_width": balance[1]})
         liked, disliked = (mean(titles[0], name, f"{un}desirable_rate")[0] for un in ("", "un"))

@@ -77,14 +77,15 @@ def study(
 
 
 def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int]:
-    """(the beta that toy.beta finds for a run from its pilots, how many there were)."""
+    """(the beta that toy.beta finds for a run from its pilots, to three digits, how many there were)."""
 
     def gains(beta: float) -> Tensor:
         pilot = islice(align(model, feedback, [replace(run, beta=beta)]), *PILOT)
         seen = [state.inputs() for state in pilot]
         return torch.cat([(i.reference_error - i.policy_error - i.z0)[i.desirable] for i in seen])
 
-    return find_beta(run.utility, gains, run.beta)
+    beta, pilots = find_beta(run.utility, gains, run.beta)
+    return float(f"{beta:.3g}"), pilots
 
 
 def copy_balance(world: World, before: list[dict]) -> float:

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from toy.metrics import compare, judge
 from toy.model import Denoiser
 from toy.objectives import Run
 from toy.plots import style
+from toy.pretrained import pretrained
 from toy.statistics import interval
 from toy.study import auto_beta
 from toy.train import align, draw
@@ -116,7 +118,7 @@ def choose_betas(
             beta = auto_beta(replace(start, seed=seed), model, setting.feedback(seed))[0]
         except InputError:
             beta = usual
-        runs += [(name, replace(start, beta=float(f"{beta * factor:.3g}"))) for factor in FACTORS]
+        runs += [(name, replace(start, beta=beta * factor)) for factor in FACTORS]
     rows, *_ = measure(setting, runs, models)
     total = {}
     for row in rows:
@@ -130,21 +132,20 @@ def study(
     world: data.World,
     process: str,
     betas: dict[str, float],
-    pretrained: Callable[[data.World, str, int], Denoiser],
+    cache: Path,
     first: int = FIRST,
 ) -> dict:
-    """All measurements of a utility, the paper's three and SFT: {utilities, betas, tried, rows, samples, met}.
-    `betas` has each process's usual beta. Seeds are added, up to MOST, while nobody is ahead in the main
-    setting and time is left."""
+    """All measurements of a utility, the paper's three and SFT. `betas` has each process's usual beta. Seeds
+    are added, up to MOST, while nobody is ahead in the main setting and time is left."""
     start, (main, *rest) = time.process_time(), settings(world, process)
     utilities = {"yours": mine} | {name: UTILITIES[name] for name in PAPER}
-    choosing = {seed: pretrained(world, process, seed) for seed in range(CHOOSING)}
+    choosing = {seed: pretrained(world, seed, cache, process) for seed in range(CHOOSING)}
     best, tried = choose_betas(main, utilities, choosing, betas[process])
     runs = [(name, Run(utility=utility, beta=best[name])) for name, utility in utilities.items()]
     runs.append(("sft", Run("sft")))
 
     def judged(seeds: range) -> tuple:
-        return measure(main, runs, {seed: pretrained(world, process, seed) for seed in seeds})
+        return measure(main, runs, {seed: pretrained(world, seed, cache, process) for seed in seeds})
 
     seeds = range(CHOOSING, CHOOSING + max(first, 2))
     rows, samples, met = judged(seeds)
@@ -153,7 +154,7 @@ def study(
         scale = betas[setting.process] / betas[process]
         theirs = [(name, replace(run, beta=run.beta * scale)) for name, run in runs]
         same = (setting.world.name, setting.process) == (world.name, process)
-        models = {s: pretrained(setting.world, setting.process, s if same else 0) for s in seeds}
+        models = {s: pretrained(setting.world, s if same else 0, cache, setting.process) for s in seeds}
         rows += measure(setting, theirs, models)[0]
     gap, doubt = difference(rows, main.title, OTHER)
     while 0 < abs(gap) <= doubt and len(seeds) < MOST and time.process_time() - start < CPU_SECONDS:
@@ -217,8 +218,8 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
         f"What went wrong: {'; '.join(wrong)}."
         if wrong
         else "Nothing that was watched for went wrong: losses, samples, liked rewards and errors held.",
-        f"This rests on {len(mine)} seeds, elsewhere on {seeds}; one in twenty such intervals errs by chance, "
-        "and none was measured on images.",
+        f"This rests on {len(mine)} seeds, elsewhere on {seeds}; one in twenty such intervals errs by "
+        "chance, and none was measured on images.",
     ]
 
 
