@@ -1,7 +1,7 @@
 """How good is a beta that pilots find? Measured in 2-D: python docs/beta.py
 
 The rule of toy/beta.py knows no samples and no judge. Here its beta is judged: by the balance there, divided
-by the balance at the best of ten betas, which is chosen on the other seeds than the one judged. Two built-in
+by the balance at the best of ten betas, which is chosen on other seeds than the one judged. Two built-in
 utilities are left out: the straight line, for which beta changes nothing, and risk-seeking as printed, which
 leaves the data. It takes half an hour, goes on where it was stopped, and writes figures/beta.json and
 figures/beta.png.
@@ -86,8 +86,7 @@ def summarise(rows: list[dict]) -> list[dict]:
         for seed in SEEDS:
             others = {f: math.fsum(at[f, s] for s in SEEDS if s != seed) for f in FACTORS}
             best.append(at[max(others, key=others.get), seed])
-        auto, best = [at[0, s] for s in SEEDS], best
-        found = [r for r in mine if r["factor"] == 0]
+        auto, found = [at[0, s] for s in SEEDS], [r for r in mine if r["factor"] == 0]
         entry = {"world": world, "process": process, "name": name, "seeds": len(SEEDS)}
         entry |= {"beta": math.exp(interval([math.log(r["beta"]) for r in found])[0])}
         entry |= {"pilots": interval([r["pilots"] for r in found])[0]}

@@ -1,10 +1,12 @@
 """Beta found by pilots: the rule of toy/beta.py against closed forms, and in training."""
 
+import json
 import math
 
 import pytest
 import torch
 
+from docs import beta as study
 from toy.beta import BEND, bend, find_beta
 from toy.errors import InputError
 from toy.objectives import Run
@@ -59,3 +61,14 @@ def test_pilots_of_training_lead_to_the_same_beta_from_far_apart(pretrained, poi
     assert min(found) > 1 and max(found) < 1.4 * min(found)
     averse, _ = auto_beta(Run(utility=UTILITIES["loss_averse"]), pretrained, points)
     assert averse < min(found)  # its slope changes from the start, the sigmoid's only further out
+
+
+def test_the_committed_study_says_how_good_the_rule_is():
+    figure = json.loads((study.FIGURES / "beta.json").read_text())
+    assert [e["ratio"] for e in study.summarise(figure["rows"])] == pytest.approx(
+        [e["ratio"] for e in figure["summary"]], abs=1e-5
+    )
+    ratios = [e["ratio"] for e in figure["summary"]]
+    assert len(ratios) == 56 and {e["seeds"] for e in figure["summary"]} == {5}
+    assert min(ratios) > 0.85 and sum(ratios) / 56 > 0.97 and sum(r >= 0.95 for r in ratios) == 47
+    assert sum(e["pilots"] for e in figure["summary"]) / 56 < 3

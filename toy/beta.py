@@ -12,7 +12,7 @@ from torch import Tensor
 from toy.errors import InputError
 from toy.utilities import Utility, slope
 
-BEND = 0.07  # a twentieth to a tenth do about as well (docs/beta.py)
+BEND = 0.07  # chosen in the plane, where docs/beta.py measures how good it is
 BETAS = torch.logspace(-6, 7, 521)  # 17 in a doubling: finer than any balance can tell
 KINKED = 0.1  # the spread for a utility that is bent at 0 itself, as by a loss aversion
 

@@ -209,6 +209,7 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
         where.append(f"no different in {len(rest) - len(ahead + behind)}, as far as seeds tell")
     wrong = [f"{danger} ({_list(where)})" for danger, where in dangers(rows).items()]
     seeds = len({row["seed"] for row in rows if row["setting"] != main})
+    added = " (some added while nobody was ahead, which flatters the interval)" if len(mine) > seeds else ""
     return [
         f"Each at its own best beta, yours {word} {theirs} in {main}: balance "
         f"{interval([row['balance'] for row in mine])[0]:.3f}, a difference of {gap:+.3f} ± {doubt:.3f}.",
@@ -218,7 +219,7 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
         f"What went wrong: {'; '.join(wrong)}."
         if wrong
         else "Nothing that was watched for went wrong: losses, samples, liked rewards and errors held.",
-        f"This rests on {len(mine)} seeds, elsewhere on {seeds}; one in twenty such intervals errs by "
+        f"This rests on {len(mine)} seeds{added}, elsewhere on {seeds}; one in twenty such intervals errs by "
         "chance, and none was measured on images.",
     ]
 
