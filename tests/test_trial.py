@@ -13,15 +13,11 @@ from toy.utilities import UTILITIES
 
 def rows(balances, **danger):
     """Rows of three seeds: {setting: (yours, Kahneman-Tversky's)}, with the same danger shown by yours."""
-    fine = {
-        "alignment": 0.8,
-        "stopped": None,
-        "reward_change": 0.1,
-        "error_liked": 0.9,
-        "error_disliked": 2.0,
-    }
+    fine = {"alignment": 0.8, "stopped": None, "error_liked": 0.9, "error_disliked": 2.0}
     return [
-        {"setting": setting, "name": name, "seed": seed, "beta": 4.0, **fine, "balance": value + 0.01 * seed}
+        {"setting": setting, "name": name, "seed": seed, "balance": value + 0.01 * seed}
+        | fine
+        | {"reward_change": 0.1 * (seed - 1)}  # as likely up as down
         | (danger if name == "yours" else {})
         for setting, pair in balances.items()
         for name, value in zip(("yours", trial.OTHER), pair, strict=True)
@@ -68,11 +64,15 @@ def test_each_danger_has_its_warning_where_it_showed(danger, name):
 def test_a_run_that_leaves_the_data_warns_and_a_fine_one_does_not(world, pretrained):
     setting = trial.settings(world, "diffusion")[0]
     runs = [("yours", Run(utility=UTILITIES["risk_seeking"])), (trial.OTHER, Run())]
+    runs.append(("still", Run(weight_desirable=0.0, weight_undesirable=0.0)))
     measured, samples, met = trial.measure(setting, runs, {0: pretrained, 1: pretrained})
     found = trial.dangers(measured)
     assert found["samples left the data"] == found["errors outgrew the reference's on both classes"]
     assert trial.dangers(measured, trial.OTHER) == {}
-    assert [len(samples), len(met), samples[0].shape] == [4, 4, (trial.SAMPLES, 2)]
+    assert [len(samples), len(met), samples[0].shape] == [6, 6, (trial.SAMPLES, 2)]
+    still = measured[2]
+    assert still["error_liked"] == still["error_disliked"] == pytest.approx(1)
+    assert still["reward_change"] == pytest.approx(0, abs=1e-6)
     assert all(0 <= row["saturated"] <= 1 for row in measured)
     assert measured[0]["saturated"] > 0.5 > measured[1]["saturated"]
 
