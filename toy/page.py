@@ -39,6 +39,7 @@ def weights(utilities: dict[str, Utility], met: dict[str, Tensor]) -> plots.plt.
         y = torch.stack([part.mean() for part in weight.chunk(10)])
         ax.plot(x, y, color=colour, linestyle=line, marker=marker, label=label)
     ax.set_xscale("symlog", linthresh=1)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="x: mean of each tenth of the examples", ylabel="weight, 1 at the start")
     ax.legend(fontsize=8)
     return fig
@@ -111,10 +112,14 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
         for t in titles
     ]
     figures = {
-        "Samples": plots.comparison(result["samples"], shares, summary, world, "dots of one seed"),
-        "Yours minus Kahneman-Tversky in every setting": differences(rows),
+        "Samples of each, over what is liked and disliked, and their balance": plots.comparison(
+            result["samples"], shares, summary, world, "dots of one seed"
+        ),
+        "Yours minus Kahneman-Tversky in every setting, with 95% intervals": differences(rows),
         "Your utility and its slope beside the paper's": plots.utilities(result["utilities"]),
-        "The weights that training met at its end": weights(result["utilities"], result["met"]),
+        "How much the examples weigh at the end of training, from lost to won": weights(
+            result["utilities"], result["met"]
+        ),
     }
     body = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(s)}</p>" for s in sentences)]
     if warnings:
