@@ -86,6 +86,9 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
     rows, betas = result["rows"], result["betas"]
     sentences, titles = trial.verdict(rows, betas), trial.titles(rows)
     print("\n".join(sentences))
+    tried = [row["beta"] for row in result["tried"] if row["name"] == "yours"]
+    if betas["yours"] in (min(tried), max(tried)):
+        warnings = [*warnings, f"the best beta, {betas['yours']:g}, is at the edge of those tried"]
     theirs = trial.dangers(rows, trial.OTHER)
     for danger, where in trial.dangers(rows).items():
         too = [f"{t} (Kahneman-Tversky's too)" if t in theirs.get(danger, ()) else t for t in where]
