@@ -28,6 +28,8 @@ figures: $(VENV)/sd
 	$(RUN) -m toy sweep --seeds 5 --world moons --out figures
 	$(RUN) docs/graded.py
 	rm -f figures/beta.json && $(RUN) docs/beta.py
+	rm -rf out/paths
+	$(RUN) docs/predict.py
 	$(RUN) -m sd figure7 --seeds 5 --out figures
 	$(RUN) -m sd figure7 --seeds 5 --out figures --preference large
 	$(RUN) -m sd study --seeds 5 --out figures

@@ -1,7 +1,6 @@
 """The policy, its reference, and their loss: a loss of toy/, computed from the denoising errors of images."""
 
 import copy
-import math
 from dataclasses import replace
 
 import torch
@@ -145,19 +144,6 @@ def summarise(config: Config, batches: list[LossInputs]) -> dict[str, float]:
     inputs = join(batches, config.pairs)
     loss, metrics = config.run.loss(inputs)
     metrics = {"loss": loss} | {k: v.float().mean() for k, v in metrics.items()}
+    metrics["reference_error"] = inputs.reference_error.mean()
     metrics["std_g"] = (inputs.reference_error - inputs.policy_error).std(correction=0)
     return dict(zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True))
-
-
-def advice(config: Config, metrics: dict[str, float]) -> str:
-    """What to change when the spread, beta * std(g), is far from 1; "" when it is not. Below 0.1 any smooth
-    utility is a straight line; above 10 many examples are saturated. docs/results.md has the measurements."""
-    spread = metrics.get("spread", 0.0)
-    if not 0 < spread < math.inf or 0.1 <= spread <= 10:
-        return ""
-    better = f"try --beta {config.beta / spread:.2g}"
-    if spread > 10:
-        effect = f"{metrics.get('saturated', 1):.0%} of examples are saturated (abs(x) > 4)"
-        return f"beta is too large: beta * std(g) is {spread:.0f}, and {effect}; {better}"
-    effect = "where any smooth utility is a straight line"
-    return f"beta is too small: beta * std(g) is {spread:.1g}, {effect}; {better} or more steps"

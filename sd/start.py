@@ -11,6 +11,7 @@ from sd.config import Config
 from sd.feedback import cache, check
 from sd.feedback.index import find_csv, open_index
 from sd.machine import make_accelerator
+from toy.alarms import one_class
 from toy.errors import InputError
 from toy.files import output_folder
 
@@ -50,6 +51,9 @@ def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) ->
     if config.accumulate > 1:
         step += f", in {config.accumulate} batches"
     lines = [f"{device.type} ({name}), {config.precision}, {config.tune}; {config.steps} steps of {step}"]
+    if config.run.needs.reference_point and config.reference_point == "batch":
+        warning = one_class(config.gamma, config.batch * processes)
+        lines += [f"warning: {warning}"] if warning else []
     if config.cached:
         images, captions = len(examples.lacking), len(examples.find_captions())
         size = examples.disk_space(images, captions)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sd import align, trainer
+from sd import trainer
 from sd.config import Config, configure
 from sd.machine import TRAINING, gpu_memory, only_run
+from toy.alarms import alarms
 from toy.cli import is_main_process
 from toy.files import save_atomically
 from toy.utilities import check_utility
@@ -50,7 +51,7 @@ def _run(config: Config) -> list[Path]:
         prompts = {"validation_prompts": str(config.validation_prompts)}  # trackers know no tuples
         live.accelerator.init_trackers("diffusion-kto", asdict(config) | prompts)
     progress = tqdm(states, "aligning", config.steps, initial=live.step, disable=not main)
-    last_topic = ""
+    history, told = [], set()
     for state in progress:
         if together and config.validate_every and state.step % config.validate_every == 0:
             live.picture(list(config.validation_prompts))
@@ -63,11 +64,12 @@ def _run(config: Config) -> list[Path]:
                 file.write(json.dumps({"step": state.step} | state.metrics) + "\n")
         shown = [key for key in ("loss", "satisfied", "spread") if key in state.metrics]
         progress.set_postfix({key: f"{state.metrics[key]:.3g}" for key in shown})
-        text = align.advice(config, state.metrics) if main and state.step >= config.steps // 4 else ""
-        topic = text.partition(":")[0]
-        if topic not in ("", last_topic):  # the same advice only once, though its numbers change
-            tqdm.write(f"step {state.step}: {text}")
-            last_topic = topic
+        history.append(state.metrics)
+        # the spread says little before a quarter of the steps; the same alarm only once
+        for topic, text in alarms(history, config.beta).items() if main else ():
+            if topic not in told and (topic != "beta" or state.step >= config.steps // 4):
+                tqdm.write(f"step {state.step}: {text}")
+                told.add(topic)
     files = [live.export(), log] if together else []
     live.accelerator.wait_for_everyone()
     live.accelerator.end_training()

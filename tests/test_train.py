@@ -1,5 +1,6 @@
 """Training: that it learns, that an ensemble is its runs, and what happens when one breaks."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,14 @@ def test_the_first_step_starts_from_agreement(pretrained, points):
     watched = state.metrics(0)
     assert watched["reward_desirable"] == 0 and watched["reference_point"] == 0
     assert watched["slope"] == 0.25 and 0 < watched["desirable"] < 128
+
+
+def test_a_warmup_makes_the_first_step_as_much_smaller_as_it_is_long(pretrained, points):
+    def moved(warmup):
+        [state] = itertools.islice(align(pretrained, points, [Run()], warmup=warmup), 1)
+        return state.policy.bias1 - pretrained.bias1
+
+    torch.testing.assert_close(10 * moved(10), moved(0), rtol=0.01, atol=1e-6)
 
 
 def test_rewards_part_and_samples_follow(world, pretrained, points):

@@ -1,10 +1,14 @@
 """What a utility has to be: a value and a slope for every example alone."""
 
 import math
+import re
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from toy.__main__ import main
 from toy.errors import InputError
 from toy.objectives import Run
 from toy.train import align, last
@@ -85,8 +89,21 @@ WRONG = {
     "leaves": ("raise SystemExit(3)", "fails on a tensor.*SystemExit: 3"),
     "two_lines": ("raise ValueError('one\\ntwo')", "ValueError: one$"),
     "in_place": ("x.data.mul_(2)\n    return torch.sigmoid(x)", "changes x itself: return a new tensor"),
-    "random": ("return torch.sigmoid(x) * torch.rand(())", "other values the second time"),
-    "stateful": ("seen.append(1)\n    return x * len(seen)\n\n\nseen = []", "other values the second time"),
+    "random": ("return torch.sigmoid(x) * torch.rand(())", "other values the next time"),
+    "stateful": ("seen.append(1)\n    return x * len(seen)\n\n\nseen = []", "other values the next time"),
+    "counts": (
+        "seen.append(1)\n    return x * (1 + len(seen) // 12)\n\n\nseen = []",
+        "other values the next time",
+    ),
+    "remembers": (
+        "seen.append(x.max().item())\n    return torch.tanh(x / max(seen))\n\n\nseen = []",
+        "other values the next time",
+    ),
+    "places": ("return x * torch.arange(1, 1 + len(x))", "mixes examples"),
+    "random_unseen": ("torch.rand(())\n    return torch.tanh(x)", "draws or seeds random numbers"),
+    "seeds": ("torch.manual_seed(0)\n    return x * torch.rand(())", "draws or seeds random numbers"),
+    "prints": ("print('x is\\n', x)\n    return torch.tanh(x)", "prints 'x is': take that out"),
+    "gradient_only": ("return torch.autograd.grad(x.sum(), x)[0] * x", "fails on a tensor.*RuntimeError"),
     "two_shapes": ("return x[: 7 * (len(x) == 500) or None]", "fails on a tensor.*RuntimeError"),
 }
 
@@ -137,6 +154,72 @@ def test_a_utility_may_be_an_object_that_cannot_be_hashed_and_takes_one_axis_onl
 def test_a_utility_that_is_infinite_far_away_is_warned_about():
     [warning] = check_utility(lambda x: 1 - torch.exp(-x), "steep")
     assert warning == "steep is not finite at x = -1000 or 1000: a run that gets there is stopped"
+
+
+def test_a_utility_whose_slope_breaks_far_away_is_warned_about_too():
+    [warning] = check_utility(
+        lambda x: torch.where(x > 80, x, torch.exp(x)), "hidden"
+    )  # 0 * inf in the slope
+    assert warning.startswith("hidden is not finite at x = -1000 or 1000")
+
+
+def test_a_slow_utility_is_warned_about():
+    def slow(x):
+        time.sleep(0.05)
+        return torch.tanh(x)
+
+    [warning] = check_utility(slow, "mine")
+    assert re.fullmatch(
+        r"mine is \d+ times as slow as the sigmoid: it adds at least 0\.\d+ s to each step on 1000 examples",
+        warning,
+    )
+
+
+@pytest.mark.parametrize(
+    ("top", "body", "ending"),
+    [
+        ("raise KeyboardInterrupt", "return x", "interrupted; run the same command again to start over"),
+        ("", "raise KeyboardInterrupt", "interrupted; run the same command again to start over"),
+        ("print('hello')\nimport sys", "sys.exit()", "use torch functions only: SystemExit: "),
+    ],
+)
+def test_a_file_that_interrupts_or_leaves_ends_the_command_in_one_line(tmp_path, capsys, top, body, ending):
+    (tmp_path / "mine.py").write_text(f"{top}\n\n\ndef mine(x):\n    {body}\n")
+    assert main(["try", f"{tmp_path}/mine.py:mine", "--out", str(tmp_path)]) == 2
+    assert re.fullmatch(f"error: .*{ending}\n", capsys.readouterr().err)
+
+
+def test_what_a_file_prints_when_it_is_imported_is_shown(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("print('loading')\n\n\ndef mine(x):\n    return x\n")
+    load_utility(f"{tmp_path}/mine.py:mine")
+    assert capsys.readouterr().out == "loading\n"
+
+
+MORE = Path(__file__).parent.parent / "docs" / "more_utilities.py"
+
+
+@pytest.mark.parametrize("name", re.findall(r"^def (\w+)", MORE.read_text(), re.M))
+def test_every_utility_of_the_docs_passes_and_its_sentence_says_its_slope(name):
+    utility = load_utility(f"{MORE}:{name}")
+    assert utility.__doc__.startswith("Slope ")
+    warnings = check_utility(utility, name)
+    assert ["pulls the wrong way" in warning for warning in warnings] == [True] * (name == "wave")
+
+
+def test_the_slopes_that_the_docs_give_are_right():
+    def slope_at(name, *places):
+        return slope(load_utility(f"{MORE}:{name}"), torch.tensor(places, dtype=torch.float64)).tolist()
+
+    assert slope_at("arctan", 0, 2) == pytest.approx([1, 0.2])
+    assert slope_at("error_function", 0, 1) == pytest.approx([1.128, 1.128 / math.e], abs=1e-3)
+    assert slope_at("clipped", 0, -1.9, 2.1) == [1, 1, 0]
+    assert slope_at("huber", 0, 0.9, -4) == pytest.approx([1, 1, 0.25])
+    assert slope_at("asymmetric", -9, 9) == [2, 1]
+    assert slope_at("fearful_sigmoid", -1)[0] == pytest.approx(2 * slope_at("fearful_sigmoid", 1)[0])
+    assert slope_at("exploding", 0, 2) == [1, 13]
+    assert slope_at("wave", 0, math.pi) == pytest.approx([1.5, -0.5])
+    assert slope_at("steep", 0, 0.3) == pytest.approx([10, 0.1], abs=0.02)
+    assert slope_at("flat", 0, 9) == pytest.approx([0.004, 0.001], abs=1e-6)
 
 
 def test_a_falling_utility_is_warned_about():

@@ -17,6 +17,7 @@ from torch import Tensor
 from toy.data import World
 from toy.files import save_atomically
 from toy.seeds import generator
+from toy.statistics import interval
 from toy.utilities import Utility, slope
 
 # name -> (label, colour, marker, line style); a user's own utility is drawn as "yours"
@@ -216,4 +217,33 @@ def sweep(
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=9)
     draw_balance(axes[-1], bars, copy)
     fig.suptitle(note, fontsize=10)
+    return fig
+
+
+def paths(panels: dict[str, list[dict]], score: str, columns: int) -> plt.Figure:
+    """Score against how far the policy has moved, in a panel for each title, from rows as in toy/breaks.py:
+    means over seeds at each step, with their 95% intervals. A column has the same names in all its panels."""
+    fig, axes = figure(len(panels) // columns, columns, 4.2, 3.2, sharex=True, sharey=True)
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        names = list(dict.fromkeys(row["name"] for row in rows))
+        taken = {STYLES[name][1] for name in names if name in STYLES}
+        spare = iter([look for look in STYLES.values() if look[1] not in taken])
+        for name in names:
+            label, colour, marker, line = STYLES.get(name) or (name.replace("_", " "), *next(spare)[1:])
+            mine = [row for row in rows if row["name"] == name and row["step"] > 0]
+            steps = [[row for row in mine if row["step"] == s] for s in sorted({r["step"] for r in mine})]
+            x = [math.exp(interval([math.log(row["moved"]) for row in step])[0]) for step in steps]
+            mean, half_width = np.array([interval([row[score] for row in step]) for step in steps]).T
+            ax.plot(x, mean, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
+            ax.fill_between(x, mean - half_width, mean + half_width, color=colour, alpha=0.15, linewidth=0)
+        ax.set_title(title, fontsize=10)
+    moved = [row["moved"] for rows in panels.values() for row in rows if row["step"] > 0]
+    axes[0].set(
+        xscale="log", ylim=(-0.03, 1.03), xlim=np.quantile(moved, (0.03, 0.95))
+    )  # some go off to 10^4
+    for ax in axes[-columns:]:
+        ax.set_xlabel("how far the policy has moved")
+        ax.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    for ax in axes[::columns]:
+        ax.set_ylabel(score)
     return fig

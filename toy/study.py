@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,13 +40,10 @@ def study(
     folder = output_folder(cache, "--cache")
     rows, before, samples, broken = [], [], {}, defaultdict(list)
     title = f"{len(runs)} runs x {seeds_text(seeds)}" + (f", {flipped:.0%} flipped" if flipped else "")
-    together = max(1, ENSEMBLE // len(runs))  # seeds in one ensemble
-    calls = [list(range(seeds))[i : i + together] for i in range(0, seeds, together)]
+    calls = ensembles(runs, seeds)
     with tqdm(total=len(calls) * ALIGN_STEPS, desc=title, unit="step") as bar:
-        for call in calls:
-            models = {seed: pretrained(world, seed, folder, process) for seed in call}
-            feedback = {seed: data.feedback(world, flipped=flipped, seed=seed) for seed in call}
-            seeded = [(name, replace(run, seed=seed)) for seed in call for name, run in runs]
+        for seeded in calls:
+            models, feedback = prepared(world, seeded, folder, flipped, process)
             start, spreads = time.perf_counter(), [[] for _ in seeded]
             for state in align(models, feedback, [run for _, run in seeded]):
                 bar.update()
@@ -54,8 +52,8 @@ def study(
                         values.append(state.metrics(i).get("spread", math.nan))
             points = draw(state.policy, SAMPLES, condition=captions([run for _, run in seeded]))
             seconds = (time.perf_counter() - start) / len(seeded)
-            for seed in call:
-                start_points = draw(models[seed], SAMPLES)[0]
+            for seed, model in models.items():
+                start_points = draw(model, SAMPLES)[0]
                 before.append(judge(start_points, world, seed))
                 if seed == 0:
                     samples["pretrained"] = start_points
@@ -65,11 +63,10 @@ def study(
                     broken[name].append(stopped)
                 if run.seed == 0:
                     samples[name] = points[i]
-                settings = {"objective": run.objective, "utility": run.utility_name, "beta": run.beta}
-                settings |= {"gamma": run.gamma, "flipped": flipped, "seed": run.seed}
                 judged = compare(judge(points[i], world, run.seed), before[run.seed])
                 judged |= {"spread": math.fsum(spreads[i]) / len(spreads[i]), "seconds": seconds}
-                rows.append({"name": name, **settings, **judged, "stopped": stopped})
+                row = {"name": name, **settings_of(run), "flipped": flipped}
+                rows.append({**row, **judged, "stopped": stopped})
     for messages in broken.values():
         more = f" (so were {len(messages) - 1} more of its seeds)" if len(messages) > 1 else ""
         print(messages[0] + more)
@@ -86,6 +83,28 @@ def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int
 
     beta, pilots = find_beta(run.utility, gains, run.beta)
     return float(f"{beta:.3g}"), pilots
+
+
+def ensembles(runs: Named, seeds: int) -> list[Named]:
+    """Each run with each seed, in lists that are trained at once. A seed is in one list only."""
+    together = max(1, ENSEMBLE // len(runs))
+    parts = [range(seeds)[i : i + together] for i in range(0, seeds, together)]
+    return [[(name, replace(run, seed=seed)) for seed in part for name, run in runs] for part in parts]
+
+
+def prepared(
+    world: World, seeded: Named, cache: Path, flipped: float, process: str
+) -> tuple[dict[int, Denoiser], dict[int, Feedback]]:
+    """The pretrained model and the feedback of each seed."""
+    seeds = list(dict.fromkeys(run.seed for _, run in seeded))
+    models = {seed: pretrained(world, seed, cache, process) for seed in seeds}
+    return models, {seed: data.feedback(world, flipped=flipped, seed=seed) for seed in seeds}
+
+
+def settings_of(run: Run) -> dict:
+    """What a row says about its run."""
+    about = {"objective": run.objective, "utility": run.utility_name, "beta": run.beta}
+    return about | {"gamma": run.gamma, "seed": run.seed}
 
 
 def copy_balance(world: World, before: list[dict]) -> float:

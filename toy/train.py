@@ -40,9 +40,11 @@ class State:
     calls: list[tuple[list[int], Run, LossInputs]] = field(default_factory=list)  # runs, what they share
 
     def metrics(self, run: int = 0) -> dict[str, float]:
-        """The metrics of one run's loss (see toy.losses), computed now, because few steps are looked at."""
+        """The metrics of one run's loss (see toy.losses) and the reference's mean error. Computed now, as
+        few steps are looked at."""
         runs, settings, inputs = self._call(run)
         _, metrics = settings.loss(inputs)
+        metrics["reference_error"] = inputs.reference_error.mean(-1)
         place = runs.index(run)
         return {k: v.reshape(-1).expand(len(runs))[place].item() for k, v in metrics.items()}
 
@@ -99,13 +101,14 @@ def align(
     steps: int = ALIGN_STEPS,
     batch: int = 128,
     lr: float = 1e-3,
+    warmup: int = 0,
 ) -> Iterator[State]:
     """Align a pretrained model to feedback, once for every entry of `runs`, all at once.
 
     Model and feedback may be the same for all, or one for each seed, {seed: ...}. Adam, learning
-    rate falling linearly to 0. Numerically the same as one run after the other. A run whose loss
-    or gradient is not finite is stopped before that step, with the reason in State.stopped, and
-    the others go on. Raises InputError for a batch that cannot be.
+    rate falling linearly to 0, and for `warmup` steps first rising. Numerically the same as one run
+    after the other. A run whose loss or gradient is not finite is stopped before that step, with the
+    reason in State.stopped, and the others go on. Raises InputError for a batch that cannot be.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     models = [pretrained[s] if isinstance(pretrained, dict) else pretrained for s in seeds]
@@ -148,7 +151,8 @@ def align(
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:
             optimizer.hold(list(stopped))
-        optimizer.step(lr * (1 - step / steps))
+        rise = min(1.0, (step + 1) / max(1, warmup))
+        optimizer.step(lr * (1 - step / steps) * rise)
         yield State(step + 1, loss, policy, stopped, calls)
 
 

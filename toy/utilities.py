@@ -10,10 +10,13 @@ Source of the first three: Li et al. 2024 (Diffusion-KTO), Figures 3 and 9.
 
 import importlib.util
 import inspect
+import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -114,18 +117,27 @@ def load_utility(spec: str) -> Utility:
 def check_utility(utility: Utility, name: str) -> list[str]:
     """Try a utility on x in [-50, 50] before any training depends on it; returns warnings.
 
-    Raises InputError if it fails, returns no tensor, another shape or NaN, changes x, depends on more
-    than x or mixes the examples of a batch, or has no usable slope at x = 0, where training starts
-    (policy = reference, so g = 0).
+    Raises InputError if it fails, returns no tensor, another shape or NaN, changes x, prints, depends on
+    more than x (in some 30 calls) or mixes the examples of a batch, or has no usable slope at x = 0, where
+    training starts (policy = reference, so g = 0). Only os._exit() and endless loops cannot be caught.
     """
-    with _blame(f"utility {name} fails on a tensor, use torch functions only"):
-        return _check(utility, name)
+    random, said = torch.get_rng_state(), io.StringIO()
+    with _blame(f"utility {name} fails on a tensor, use torch functions only"), redirect_stdout(said):
+        warnings = _check(utility, name)
+    if said.getvalue():
+        line = said.getvalue().strip().partition("\n")[0][:60]
+        raise InputError(f"utility {name} prints '{line}': take that out, it would do so in every step")
+    if not torch.equal(random, torch.get_rng_state()):
+        raise InputError(f"utility {name} draws or seeds random numbers: it may depend on x only")
+    return warnings
 
 
 def _check(utility: Utility, name: str) -> list[str]:
     x = (torch.arange(-500, 501) / 10).requires_grad_()  # entry 500 is exactly 0
     before = x.detach().clone()
-    u, again, part, alone, far = map(utility, (x, x, x[:500], x[500:501], torch.tensor([-1000.0, 1000.0])))
+    end = torch.tensor([-1000.0, 1000.0], requires_grad=True)
+    flipped = x.detach().flip(0)  # metrics, too, ask without a gradient
+    u, turned, part, alone, far = map(utility, (x, flipped, x[:500], x[500:501], end))
     if not torch.equal(x, before):
         raise InputError(f"utility {name} changes x itself: return a new tensor")
     if not isinstance(u, Tensor) or not u.is_floating_point():
@@ -139,10 +151,12 @@ def _check(utility: Utility, name: str) -> list[str]:
     if not u.isfinite().all():
         bad = x[~u.isfinite()][0].item()
         raise InputError(f"utility {name} is not finite at x = {bad:g}: x in [-50, 50] does occur")
-    if not torch.equal(u, again):
-        raise InputError(f"utility {name} has other values the second time: it may depend on x only")
-    if not torch.allclose(u[:500], part, rtol=1e-4, atol=1e-5):
-        raise InputError(f"utility {name} mixes examples: U(x[0]) changes with the rest of the batch")
+    again, seconds = _call_often(utility, x)
+    if not all(torch.equal(u, value) for value in again):
+        raise InputError(f"utility {name} has other values the next time: it may depend on x only")
+    for value, expected in ((part, u[:500]), (turned, u.flip(0))):
+        if not torch.allclose(value, expected, rtol=1e-4, atol=1e-5):
+            raise InputError(f"utility {name} mixes examples: U(x[0]) changes with the rest of the batch")
     if not u.requires_grad:
         raise InputError(f"utility {name} has no gradient: no .item(), .detach(), numpy or comparison")
     slopes = torch.autograd.grad(u.sum(), x)[0]
@@ -155,9 +169,22 @@ def _check(utility: Utility, name: str) -> list[str]:
     if (slopes < 0).any():
         low, high = x[slopes < 0].min().item(), x[slopes < 0].max().item()
         warnings.append(f"{name} has a negative slope within x = {low:g} to {high:g}: it pulls the wrong way")
-    if not far.isfinite().all():
+    if not (far.isfinite().all() and torch.autograd.grad(far.sum(), end)[0].isfinite().all()):
         warnings.append(f"{name} is not finite at x = -1000 or 1000: a run that gets there is stopped")
+    times = seconds / _call_often(torch.sigmoid, x)[1]
+    if times > 100:
+        slow = f"{name} is {times:.0f} times as slow as the sigmoid: it adds at least"
+        warnings.append(f"{slow} {seconds:.2g} s to each step on 1000 examples")
     return warnings
+
+
+def _call_often(utility: Utility, x: Tensor) -> tuple[list[Tensor], float]:
+    """The values of up to 30 calls, as many as a second allows, and the seconds of the fastest."""
+    values, moments = [], [time.perf_counter()]
+    while len(values) < 30 and moments[-1] - moments[0] < 1:
+        values.append(utility(x))
+        moments.append(time.perf_counter())
+    return values, min(after - before for before, after in pairwise(moments))
 
 
 @contextmanager
