@@ -27,6 +27,7 @@ figures: $(VENV)/sd
 	$(RUN) -m toy sweep --seeds 10 --out figures
 	$(RUN) -m toy sweep --seeds 5 --world moons --out figures
 	$(RUN) docs/graded.py
+	rm -f figures/beta.json && $(RUN) docs/beta.py
 	rm -rf out/paths
 	$(RUN) docs/predict.py
 	$(RUN) -m sd figure7 --seeds 5 --out figures

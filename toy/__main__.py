@@ -35,12 +35,22 @@ def parser() -> Parser:
     sub.add_argument("extra", nargs="*", metavar="file.py:name", help="utilities of your own to add")
     sub = command("try", "try_utility", "align with your own utility and compare it with the paper's", 3)
     sub.add_argument("utility", metavar="file.py:name", help="your function, or the name of a built-in one")
-    sub.add_argument("--beta", **beta)
+    text = f"{beta['help']}; auto: each utility's own, from short pilots"
+    sub.add_argument("--beta", **beta | {"type": _auto_or(beta["type"]), "help": text})
+    sub.add_argument("--report", action="store_true", help="a page with more settings instead: a minute")
     command("sweep", "sweep", "draw the paper's Figure 8 in 2-D: gamma, beta, label noise, utility", 5)
     text = "measure the speed of training against the machine's matrix product rate"
     sub = add_command(commands, "bench", "toy.bench:bench", text)
     sub.add_argument("--seconds", type=number(0.0, 60), default=2.0, metavar="S", help="time per row (2)")
     return top
+
+
+def _auto_or(kind):
+    def parse(text: str):
+        return text if text == "auto" else kind(text)
+
+    parse.__name__ = "number or auto"
+    return parse
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,23 +1,25 @@
 """The laboratory's experiments, one function for each command: run a study, draw it, save both."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
-from toy import data, plots
+from toy import data, page, plots, trial
 from toy.data import World
 from toy.errors import InputError
 from toy.files import output_folder, save_json
 from toy.metrics import SAMPLES, noise_floor
 from toy.objectives import Run
+from toy.pretrained import pretrained
 from toy.report import plus_minus, print_table, seeds_text, verdict
-from toy.study import Named, copy_balance, mean_of, study, summarise
+from toy.study import PILOT, Named, auto_beta, copy_balance, mean_of, study, summarise
+from toy.trial import PAPER
 from toy.utilities import UTILITIES, check_utility, load_utility
 
 BETA = {"diffusion": 4.0, "flow": 1.0}  # with equal spread of Kahneman-Tversky's beta * g; see `sweep`
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # times that
 GAMMAS = (0.2, 0.5, 0.8, 1.0)
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
-PAPER = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 
 
 def figure6(
@@ -48,21 +50,48 @@ def utilities(out: str, extra: list[str]) -> list[Path]:
 
 
 def try_utility(
-    utility: str, out: str, seeds: int, cache: str, world: str, process: str, beta: float | None
+    utility: str,
+    out: str,
+    seeds: int,
+    cache: str,
+    world: str,
+    process: str,
+    beta: float | str | None = None,
+    report: bool = False,
 ) -> list[Path]:
     """Align with the user's utility beside the paper's three, and say how it differs from
-    Kahneman-Tversky."""
+    Kahneman-Tversky. With beta "auto" each has its own; a report has more settings on one page."""
     mine, (place, usual) = load_utility(utility), _choose(world, process)
-    beta = beta or usual
-    output_folder(out)
-    for warning in check_utility(mine, utility):
+    folder = output_folder(out)
+    warnings = check_utility(mine, utility)
+    for warning in warnings:
         print(f"warning: {warning}")
-    runs = [("yours", Run(utility=mine, beta=beta)), *(_kto(name, beta) for name in PAPER)]
-    note = f"{utility}, {process}, beta {beta:g}, gamma 0.8, {seeds_text(seeds)}"
+    if report:
+        if beta not in (None, "auto"):
+            raise InputError("--report finds the best beta of each utility itself: leave out --beta")
+        kept = output_folder(cache, "--cache")
+        result = trial.study(mine, place, process, BETA, kept, seeds)
+        return page.write(folder, utility, warnings, result, place)
+    runs = [("yours", Run(utility=mine, beta=usual)), *(_kto(name, usual) for name in PAPER)]
+    if beta == "auto":
+        runs = _auto(runs, place, process, cache)
+    elif beta:
+        runs = [(name, replace(run, beta=beta)) for name, run in runs]
+    note = f"{utility}, {process}, beta {runs[0][1].beta:g}, gamma 0.8, {seeds_text(seeds)}"
     fig, content = _compare(place, runs, seeds, cache, note, process)
     content |= {"utility": utility, "verdict": verdict(content["rows"])}
     print(content["verdict"])
     return _save(out, "try", world, process, fig, content)
+
+
+def _auto(runs: Named, world: World, process: str, cache: str) -> Named:
+    """The runs with the betas that their pilots find; prints these, and what they cost."""
+    model = pretrained(world, 0, output_folder(cache, "--cache"), process)
+    found = [auto_beta(run, model, data.feedback(world)) for _, run in runs]
+    betas = ", ".join(f"{name} {beta:g}" for (name, _), (beta, _) in zip(runs, found, strict=True))
+    pilots = sum(count for _, count in found)
+    print(f"beta: {betas} ({pilots} pilots of {PILOT[1]} steps)")
+    return [(name, replace(run, beta=beta)) for (name, run), (beta, _) in zip(runs, found, strict=True)]
 
 
 def sweep(out: str, seeds: int, cache: str, world: str = "figure6", process: str = "diffusion") -> list[Path]:

@@ -4,12 +4,15 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from toy import data
+from toy.beta import find_beta
 from toy.data import Feedback, World
 from toy.files import output_folder
 from toy.metrics import SAMPLES, compare, judge
@@ -23,6 +26,7 @@ from toy.train import ALIGN_STEPS, align, captions, draw
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache
 Named = list[tuple[str, Run]]  # what to align with, under the name by which plots know it
+PILOT = (30, 40)  # steps of a run that is only begun: to learn, then to be looked at
 MIDDLE = (ALIGN_STEPS // 2 - 25, ALIGN_STEPS // 2, ALIGN_STEPS // 2 + 25)  # where the spread is looked at
 MEANS = ("desirable_rate", "undesirable_rate", "distance", "alignment", "avoidance", "spread", "seconds")
 
@@ -67,6 +71,18 @@ def study(
         more = f" (so were {len(messages) - 1} more of its seeds)" if len(messages) > 1 else ""
         print(messages[0] + more)
     return rows, before, samples
+
+
+def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int]:
+    """(the beta that toy.beta finds for a run from its pilots, to three digits, how many there were)."""
+
+    def gains(beta: float) -> Tensor:
+        pilot = islice(align(model, feedback, [replace(run, beta=beta)]), *PILOT)
+        seen = [state.inputs() for state in pilot]
+        return torch.cat([(i.reference_error - i.policy_error - i.z0)[i.desirable] for i in seen])
+
+    beta, pilots = find_beta(run.utility, gains, run.beta)
+    return float(f"{beta:.3g}"), pilots
 
 
 def ensembles(runs: Named, seeds: int) -> list[Named]:

@@ -7,9 +7,8 @@ errors. Runs that differ only in beta, gamma or seed share one call of their los
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -38,17 +37,26 @@ class State:
     loss: Tensor  # (runs,)
     policy: Denoiser
     stopped: dict[int, str] = field(default_factory=dict)  # run -> why it was stopped
-    calls: list[tuple[list[int], Callable]] = field(default_factory=list)  # runs -> a call of their loss
+    calls: list[tuple[list[int], Run, LossInputs]] = field(default_factory=list)  # runs, what they share
 
     def metrics(self, run: int = 0) -> dict[str, float]:
-        """The metrics of one run's loss (see toy.losses), and the reference's mean error. They are computed
-        now, because few steps are looked at."""
-        for runs, call in self.calls:
-            if run in runs:
-                _, metrics = call()
-                metrics["reference_error"] = call.args[0].reference_error.mean(-1)
-                place = runs.index(run)
-                return {k: v.reshape(-1).expand(len(runs))[place].item() for k, v in metrics.items()}
+        """The metrics of one run's loss (see toy.losses) and the reference's mean error. Computed now, as
+        few steps are looked at."""
+        runs, settings, inputs = self._call(run)
+        _, metrics = settings.loss(inputs)
+        metrics["reference_error"] = inputs.reference_error.mean(-1)
+        place = runs.index(run)
+        return {k: v.reshape(-1).expand(len(runs))[place].item() for k, v in metrics.items()}
+
+    def inputs(self, run: int = 0) -> LossInputs:
+        """What one run's loss was computed from, (B,) each."""
+        runs, _, inputs = self._call(run)
+        return LossInputs(*(v[runs.index(run)].expand(inputs.desirable.shape[-1]) for v in inputs))
+
+    def _call(self, run: int) -> tuple[list[int], Run, LossInputs]:
+        for call in self.calls:
+            if run in call[0]:
+                return call
         raise IndexError(f"no run {run}")
 
 
@@ -138,8 +146,7 @@ def align(
             group_loss, _ = settings.loss(inputs, with_metrics=False)
             loss[members] = group_loss.detach().to(loss)
             total = total + group_loss.sum()  # runs share no weights: the sum trains each alone
-            watched = inputs._replace(policy_error=inputs.policy_error.detach())
-            calls.append((members, partial(settings.loss, watched)))
+            calls.append((members, settings, inputs._replace(policy_error=inputs.policy_error.detach())))
         total.backward()
         _find_broken(loss, policy, runs, step, stopped)
         if stopped:
