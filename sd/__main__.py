@@ -6,7 +6,7 @@ import sys
 from sd.config import PRECISIONS, add_arguments
 from toy.cli import Parser, add_command, number, run
 
-SCORERS = "redness, following, clip, pickscore, aesthetic, hpsv2, imagereward"
+SCORERS = "redness, following, left, clip, pickscore, aesthetic, hpsv2, imagereward"
 COUNT = {"type": number(0, 1000, int), "metavar": "N"}
 SEED = {"type": number(-1, 2**32 - 1, int), "metavar": "N", "default": 0}
 OUT = {"required": True, "metavar": "DIR"}
@@ -94,8 +94,11 @@ def parser() -> Parser:
     sub = study("figure7", "sd.tiny.figure7:main", about, seeds=1, fewest=1)
     text = "what is liked: red images (default), or large shapes"
     sub.add_argument("--preference", choices=("red", "large"), default="red", help=text)
-    about = "judge every objective on the tiny pipeline, over seeds"
+    about = "judge every objective on the tiny pipeline, pushed farther and farther"
     study("study", "sd.judging.study:main", about, seeds=5, fewest=2)
+    about = "try your own utility on images, with the tiny pipeline, beside Kahneman-Tversky and SFT"
+    sub = study("try", "sd.judging.trial:main", about, seeds=3, fewest=2)
+    sub.add_argument("utility", metavar="file.py:name", help="your function, or the name of a built-in one")
 
     sub = command("bench", "sd.bench:bench", "measure the speed of a training step")
     sizes = ("tiny", "sd15", "sd21", "sdxl", "sd3", "sd35-medium", "sd35-large")

@@ -51,15 +51,15 @@ def announce(config: Config, accelerator: Accelerator, examples: cache.Cache) ->
     if config.accumulate > 1:
         step += f", in {config.accumulate} batches"
     lines = [f"{device.type} ({name}), {config.precision}, {config.tune}; {config.steps} steps of {step}"]
-    if config.run.needs.reference_point and config.reference_point == "batch":
-        warning = one_class(config.gamma, config.batch * processes)
-        lines += [f"warning: {warning}"] if warning else []
     if config.cached:
         images, captions = len(examples.lacking), len(examples.find_captions())
         size = examples.disk_space(images, captions)
         examples.images.refuse_too_large(size)
         text = f"{images} images and {captions} captions to encode, {size / 1e9:.1f} GB"
         lines.append(f"{text}, into {examples.images.folder.parent}")
+    if config.run.needs.reference_point and config.reference_point == "batch":
+        warning = one_class(config.gamma, config.batch * processes)
+        lines += [f"warning: {warning}"] if warning else []
     return lines
 
 

@@ -30,6 +30,7 @@ from sd.start import announce, open_run, result_folder
 from toy.errors import InputError
 from toy.files import output_folder, save_atomically, save_folder
 from toy.objectives import LossInputs
+from toy.utilities import Utility
 
 # settings that may differ when a run resumes: they do not change its numbers (compile: only by rounding)
 MAY_CHANGE_ON_RESUME = (
@@ -233,9 +234,14 @@ def make_optimizer(config: Config, weights: tuple) -> torch.optim.Optimizer:
 def settings(config: Config, processes: int) -> dict:
     """What the numbers of a run depend on. A run resumes only if these are the same."""
     values = {k: v for k, v in asdict(config).items() if k not in MAY_CHANGE_ON_RESUME}
-    utility = [round(u, 5) for u in config.run.utility(torch.linspace(-8, 8, 33)).tolist()]
-    values["digest of what the utility does"] = hashlib.sha256(str(utility).encode()).hexdigest()[:8]
+    values["digest of what the utility does"] = digest(config.run.utility)
     return values | {"batch of all processes": config.batch * processes}
+
+
+def digest(utility: Utility) -> str:
+    """Utilities that do the same have the same."""
+    values = [round(u, 5) for u in utility(torch.linspace(-8, 8, 33)).tolist()]
+    return hashlib.sha256(str(values).encode()).hexdigest()[:8]
 
 
 def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> Iterator[State]:

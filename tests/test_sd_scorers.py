@@ -385,7 +385,7 @@ def test_what_else_is_wrong_is_reported(clip, blip, tmp_path):
     save_file({"weight": random(2, 3), "bias": random(2)}, clip / "sa_0_4_vit_l_14_linear.safetensors")
     (tmp_path / "HPS_v2.1_compressed.pt").write_bytes(b"")
     for spec, message in {
-        "beauty": "unknown scorer 'beauty': use one of redness, following, clip",
+        "beauty": "unknown scorer 'beauty': use one of redness, following, left, clip",
         "redness=here": "needs no folder",
         "pickscore": "pickscore=DIR, where DIR holds the files of yuvalkirstain/PickScore_v1",
         f"hpsv2={tmp_path}/no": "no folder .*hpsv2=DIR, where DIR holds HPS_v2_compressed",

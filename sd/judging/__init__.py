@@ -4,5 +4,6 @@ prompts   reads prompts from a file             sample       draws images of the
 samples   reads folders of such images          scorers      reward models; weights reads their files
 scoring   keeps scores, of many processes       score_pairs  a reward model's scores, as labels for SmPO
 evaluate  scores and compares such folders      markdown     lays the results out as tables
-page      images side by side and a blind vote  study        compares objectives on the tiny pipeline
+page      images side by side and a blind vote  paths        judges the tiny pipeline along its training
+study     compares objectives by such paths     trial        tries a utility of one's own on images
 """

@@ -1,6 +1,6 @@
 """Scorers rate images under their prompts: load("redness"), load("pickscore=DIR").
 
-redness and following need no files. The others read published weights from a folder: clip, pickscore,
+redness, following and left need no files. The others read published weights from a folder: clip, pickscore,
 aesthetic, hpsv2 and imagereward. Weights are read from safetensors only, and used in float32. A scorer takes
 a batch of RGB images with their prompts and returns scores (n,) on the CPU.
 """
@@ -63,6 +63,15 @@ class Following(Scorer):
                 captions = f"captions of the tiny world, such as '{shapes.SCENES[0].caption}'"
                 raise InputError(f"the scorer 'following' knows only {captions}, not '{prompt}'")
         return shapes.follows(inputs, prompts).float()
+
+
+class Left(Following):
+    """By how many pixels the shape lies left of the middle: a taste of the tiny world (see sd.tiny.votes)."""
+
+    name = "left"
+
+    def score(self, inputs: Tensor, prompts: list[str]) -> Tensor:
+        return shapes.left(inputs)
 
 
 class Published(Scorer):
@@ -231,7 +240,7 @@ class ImageReward(Published):
         return ((reward - self.mean) / self.std).cpu()
 
 
-KINDS = (Redness, Following, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
+KINDS = (Redness, Following, Left, CLIPScore, PickScore, Aesthetic, HPSv2, ImageReward)
 SCORERS = {kind.name: kind for kind in KINDS}
 
 

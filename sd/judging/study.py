@@ -1,121 +1,119 @@
-"""Judge every objective on the tiny pipeline.
+"""Every objective on votes as people give them, pushed until it breaks (see sd.judging.paths).
 
-Each objective teaches the pipeline a preference for red, as in Figure 7, with several seeds. The results are
-judged as any model is: by redness, by prompts followed, and by how often Diffusion-KTO wins.
+Settings, and the step at which an objective is best, are chosen on another seed and by other prompts than
+those that judge.
 """
 
 from itertools import product
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+import torch
 from tqdm import tqdm
 
-from sd import models
-from sd.judging.evaluate import evaluate
-from sd.judging.prompts import Prompt
-from sd.judging.sample import sample
-from sd.tiny import shapes
-from sd.tiny.runs import (
-    GUIDANCE,
-    OBJECTIVES,
-    PIPELINE,
-    STEPS,
-    configure,
-    load_result,
-    save_result,
-    shared_settings,
-)
-from sd.trainer import train
-from toy import plots
+from sd.judging.paths import PUSH, STEPS, TUNING_SEED, options, walk
+from sd.tiny.runs import OBJECTIVES, PIPELINE, shared_settings
+from toy import breaks, plots
 from toy.files import output_folder, save_json
 from toy.objectives import OBJECTIVES as NEEDS
 from toy.statistics import interval
 
-PROMPTS = [Prompt(caption, "") for caption in shapes.prompts("red")]
-SCORERS = {"met": "redness", "following": "following"}
+BETAS, GAMMAS = (30.0, 120.0), (0.5, 0.8)  # what is tried for whom it concerns
+MEANS = ("wins", "wins_minority", "following", "left", "large", "flaw", "moved")
+SHOWN = ("wins", "following", "left", "flaw")
 
 
 def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
-    """Train, judge, draw the picture, and print the results. Returns the files written."""
-    folder = output_folder(out)
-    rows = study(seeds, model, output_folder(runs, "--runs"))
-    summary = summarise(rows)
-    note = f"A preference for red images: mean of {seeds} seeds, 95% interval"
-    path = plots.save(picture(summary, note), folder / "study.png")
-    settings = shared_settings(model or PIPELINE) | {"steps": STEPS["red"], "objectives": OBJECTIVES}
-    table = save_json(folder / "study.json", {"settings": settings, "summary": summary, "rows": rows})
-    first = plots.style(summary[0]["name"])[0]
-    for entry in summary:
-        numbers = [f"{text} {entry[k]:.3f} ± {entry[f'{k}_half_width']:.3f}" for k, text in SCORERS.items()]
-        if "win_met" in entry:
-            rate = f"{entry['win_met']:.3f} ± {entry['win_met_half_width']:.3f}"
-            numbers.append(f"{first} is redder on {rate} of the prompts")
-        print(f"{plots.style(entry['name'])[0]:24}{', '.join(numbers)}")
-    return [path, table]
+    """Choose settings, train, judge, draw the picture and print the table. Returns the files written."""
+    folder, model = output_folder(out), model or PIPELINE
+    tuned, rows = study(list(OBJECTIVES), seeds, model, output_folder(runs, "--runs"))
+    summary = summarise(tuned, rows)
+    print_table(summary)
+    figure = plots.save(picture(summary, rows, f"{seeds} seeds, 95% intervals"), folder / "study.png")
+    settings = shared_settings(model) | PUSH | {"objectives": OBJECTIVES}
+    content = {"settings": settings, "summary": summary, "tuned": tuned, "rows": rows}
+    return [figure, save_json(folder / "study.json", content)]
 
 
-def study(seeds: int, model: str | None, runs: Path) -> list[dict]:
-    """Scores and win rates of every objective and seed. Finished runs are not done again."""
-    rows = []
-    for seed, name in tqdm(list(product(range(seeds), OBJECTIVES)), "runs"):
-        config = configure(name, "red", seed, model or PIPELINE, runs)
-        if load_result(config) is None:
-            for state in train(config):
-                pass
-            with state.trainer.final() as pipeline:
-                draw(pipeline, Path(config.out) / "images", name, seed)
-            save_result(config, [])
-    for seed in tqdm(range(seeds), "judging"):
-        folders = {name: runs / f"red-{name}-{seed}" / "images" for name in OBJECTIVES}
-        folders["pretrained"] = runs / f"pretrained-{seed}"
-        draw(models.load(model or PIPELINE), folders["pretrained"], "pretrained", seed)
-        rows += [{"seed": seed, **row} for row in evaluate(folders, list(SCORERS.values()), runs)[2]]
-    return rows
+def study(names: list[str], seeds: int, model: str | Path, runs: Path) -> tuple[list[dict], list[dict]]:
+    """For each name, an objective's or a utility's, the row of the best settings and step on the tuning seed;
+    and the rows of its paths with these settings, for every seed."""
+    tuned, rows = [], []
+    for name in tqdm(names, "choosing settings"):
+        found = [row for choice in choices(name) for row in walk(name, choice, TUNING_SEED, model, runs)]
+        tuned.append(max(found, key=lambda row: row["wins"]))
+    for seed, best in tqdm(list(product(range(seeds), tuned)), "judging"):
+        choice = {key: best[key] for key in ("beta", "gamma") if key in best}
+        rows += walk(best["name"], choice, seed, model, runs)
+    return tuned, rows
 
 
-def draw(pipeline: DiffusionPipeline, folder: Path, name: str, seed: int) -> None:
-    """5 images of each prompt. CSFT's prompts begin as the captions of liked images did in training."""
-    captions = NEEDS[OBJECTIVES[name]["objective"]].captions if name in OBJECTIVES else ()
-    options = {"seed": seed, "guidance": GUIDANCE, "batch": 60, "prefix": captions[True] if captions else ""}
-    sample(pipeline, PROMPTS, output_folder(folder), name=name, **options)
+def choices(name: str) -> list[dict]:
+    """The settings to choose from. SFT and CSFT have none."""
+    needs = NEEDS[options(name)["objective"]]
+    if not needs.reference:
+        return [{}]
+    if needs.pairs:
+        return [{"beta": beta} for beta in BETAS]
+    return [{"beta": beta, "gamma": gamma} for beta, gamma in product(BETAS, GAMMAS)]
 
 
-def summarise(rows: list[dict]) -> list[dict]:
-    """For each model, means over seeds with half widths of their 95% intervals: redness ("met"), prompts
-    followed, and by each of these the share of prompts that the first model wins against it."""
+def summarise(tuned: list[dict], rows: list[dict]) -> list[dict]:
+    """For each name at its own step, means over seeds with half widths of 95% intervals; how much more often
+    it wins than Kahneman-Tversky, paired over seeds; and how far it goes before it breaks."""
+    own = {
+        (r["name"], r["seed"]): r
+        for t in tuned
+        for r in rows
+        if (r["name"], r["step"]) == (t["name"], t["step"])
+    }
+    far = {entry["name"]: entry for entry in breaks.best(rows, "wins")}
     summary = []
-    for name in dict.fromkeys(row["model"] for row in rows):
-        entry = {"name": name}
-        for key, scorer in SCORERS.items():
-            same = [row for row in rows if row["model"] == name and row["scorer"] == scorer]
-            entry["seeds"] = len(same)
-            entry[key], entry[f"{key}_half_width"] = interval([row["mean"] for row in same])
-            if "win_rate" in same[0]:
-                rates = [row["win_rate"] for row in same]
-                entry[f"win_{key}"], entry[f"win_{key}_half_width"] = interval(rates)
+    for best in tuned:
+        same = {seed: row for (name, seed), row in own.items() if name == best["name"]}
+        entry = {key: best[key] for key in ("name", "beta", "gamma", "step") if key in best}
+        entry["seeds"] = len(same)
+        for key in MEANS:
+            entry[key], entry[f"{key}_half_width"] = interval([row[key] for row in same.values()])
+        ahead = [row["wins"] - own["kahneman_tversky", seed]["wins"] for seed, row in same.items()]
+        entry["ahead"], entry["ahead_half_width"] = interval(ahead)
+        entry |= {key: far[best["name"]][key] for key in ("breaks_at", "low", "high", "broke")}
         summary.append(entry)
-    return summary
+    return sorted(summary, key=lambda entry: -entry["wins"])
 
 
-def picture(summary: list[dict], note: str) -> plots.plt.Figure:
-    """Redness and prompts followed of each model, and how often the first model wins against it."""
-    fig, (left, right) = plots.figure(1, 2, 4.8, 4.4)
+def print_table(summary: list[dict]) -> None:
+    """Best first."""
+    heads = "".join(f"{head:>18}" for head in (*SHOWN, "breaks at"))
+    print(f"\n{'':24}{'beta':>6}{'gamma':>7}{'step':>6}{heads}")
+    for e in summary:
+        cells = [f"{e[key]:.3f} ± {e[f'{key}_half_width']:.3f}" for key in SHOWN]
+        cells.append(f"{'' if e['broke'] else '> '}{e['breaks_at']:.2f}")
+        chosen = f"{e.get('beta', ''):>6}{e.get('gamma', ''):>7}{e['step']:6}"
+        print(f"{plots.style(e['name'])[0]:24}{chosen}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def picture(summary: list[dict], rows: list[dict], note: str) -> plots.plt.Figure:
+    """What each objective wins and keeps at its own best step, and on its whole path."""
+    fig, axes = plots.figure(1, 3, 4.4, 4.2)
     for entry in summary:
-        label, colour, marker, _ = plots.style(entry["name"])
-        look = {"color": colour, "marker": marker, "markersize": 7, "capsize": 3, "linestyle": "none"}
-        halves = {"xerr": entry["met_half_width"], "yerr": entry["following_half_width"]}
-        left.errorbar(entry["met"], entry["following"], **halves, **look, label=label)
-    left.set(xlabel="redness", ylabel="share of prompts followed", title="Means of 5 images per prompt")
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    others = sorted(summary[1:], key=lambda entry: entry["win_met"])
-    for place, entry in enumerate(others):
-        _, colour, marker, _ = plots.style(entry["name"])
-        for key, lift, fill in (("met", 0.1, "full"), ("following", -0.15, "none")):
-            look = {"color": colour, "marker": marker, "markersize": 7, "capsize": 3, "fillstyle": fill}
-            right.errorbar(entry[f"win_{key}"], place + lift, xerr=entry[f"win_{key}_half_width"], **look)
-    right.axvline(0.5, color="#444444", linestyle=":", linewidth=1.2)
-    right.set_yticks(range(len(others)), [plots.style(entry["name"])[0] for entry in others])
-    right.set(xlim=(-0.03, 1.03), title=f"{plots.style(summary[0]['name'])[0]} against each")
-    right.set_xlabel("share of prompts won: filled, by redness;\nempty, by following the prompt")
+        label, colour, marker, line = plots.style(entry["name"])
+        look = {"color": colour, "marker": marker, "label": label}
+        halves = {
+            f"{axis}err": entry[f"{key}_half_width"] for axis, key in (("x", "wins"), ("y", "following"))
+        }
+        axes[0].errorbar(entry["wins"], entry["following"], **halves, **look, markersize=8, capsize=3)
+        for ax, key in zip(axes[1:], ("wins", "following"), strict=True):
+            same = [[r for r in rows if (r["name"], r["step"]) == (entry["name"], step)] for step in STEPS]
+            x = [interval([r["moved"] for r in group])[0] for group in same if group]
+            y, half_width = torch.tensor([interval([r[key] for r in group]) for group in same if group]).T
+            ax.plot(x, y, **look, linestyle=line, markersize=4)
+            ax.fill_between(x, y - half_width, y + half_width, color=colour, alpha=0.12, linewidth=0)
+    axes[0].set(xlabel="wins", ylabel="prompts followed", title="Each where it is best")
+    axes[1].set(ylabel="wins against before training", title="Pushed farther and farther")
+    axes[2].set(ylabel="prompts followed")
+    for ax in axes[1:]:
+        ax.set(xlabel="how far predictions have moved", xscale="log")
+    axes[1].axhline(0.5, color="#444444", linestyle=":", linewidth=1)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     fig.suptitle(note, fontsize=10)
     return fig

@@ -1,0 +1,57 @@
+"""A utility of one's own on images: python -m sd try mine.py:name.
+
+It learns from votes beside Kahneman-Tversky and SFT, with the tiny pipeline, and one sentence says how it
+differs. The same question about points: python -m toy try.
+"""
+
+from itertools import product
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sd.judging.paths import walk
+from sd.judging.study import picture, print_table, summarise
+from sd.tiny.runs import PIPELINE
+from toy import plots
+from toy.files import output_folder, save_json
+from toy.statistics import interval
+from toy.utilities import check_utility, load_utility
+
+KT = "kahneman_tversky"
+STEPS = 60  # the first half of a path of the study
+CHOICES = {"yours": {"beta": 30.0, "gamma": 0.65}, KT: {"beta": 30.0, "gamma": 0.65}, "sft": {}}
+
+
+def main(utility: str, seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
+    """Train, judge, draw the picture, and print table and verdict. Returns the files written."""
+    for warning in check_utility(load_utility(utility), utility):
+        print(f"warning: {warning}")
+    folder, place = output_folder(out), output_folder(runs, "--runs")
+    rows, names = [], {"yours": utility, KT: KT, "sft": "sft"}
+    for seed, name in tqdm(list(product(range(seeds), names)), "runs"):
+        path = walk(names[name], CHOICES[name], seed, model or PIPELINE, place, STEPS)
+        rows += [row | {"name": name} for row in path]
+    ends = [row for row in rows if row["seed"] == 0 and row["step"] == STEPS]
+    summary = summarise(ends, rows)
+    print_table(summary)
+    print(verdict(rows))
+    note = f"{utility} on images: {seeds} seeds, 95% intervals; left: after {STEPS} steps"
+    content = {"utility": utility, "verdict": verdict(rows), "summary": summary, "rows": rows}
+    figure = plots.save(picture(summary, rows, note), folder / "try-images.png")
+    return [figure, save_json(folder / "try-images.json", content)]
+
+
+def verdict(rows: list[dict]) -> str:
+    """One sentence on how "yours" differs at its end from Kahneman-Tversky and from SFT, seed by seed."""
+    ends = {(row["name"], row["seed"]): row for row in rows if row["step"] == STEPS}
+    seeds = [seed for name, seed in ends if name == "yours"]
+    parts = []
+    for other in (KT, "sft"):
+        gap, doubt = interval([ends["yours", s]["wins"] - ends[other, s]["wins"] for s in seeds])
+        word = "more often than" if gap > doubt else "less often than" if gap < -doubt else "as often as"
+        parts.append(f"{word} {plots.style(other)[0]} ({gap:+.3f} ± {doubt:.3f})")
+    kept, doubt = interval([ends["yours", s]["following"] for s in seeds])
+    return (
+        f"Against the images from before training, yours wins {' and '.join(parts)}, as far as {len(seeds)} "
+        f"seeds can tell, and follows {kept:.1%} ± {doubt:.1%} of its prompts."
+    )
