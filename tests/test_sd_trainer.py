@@ -364,7 +364,7 @@ def test_a_log_with_anything_in_it_keeps_each_step_once(config, tmp_path):
 def test_plan_says_what_a_run_takes_and_trains_nothing(config, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(plan, "SECONDS", 0.1)
     assert main(["plan", *options(config())]) == 0
-    *_, warning, disk, time = capsys.readouterr().out.splitlines()
+    warning, disk, time, *_ = capsys.readouterr().out.splitlines()[3:]
     assert warning.startswith("warning: 41% of the batches of 4 have only liked or only disliked images")
     assert disk == "disk: 3 checkpoints of 0.0 GB, and a result of 0.0 GB"
     assert re.fullmatch(
