@@ -145,6 +145,38 @@ def spread() -> str:
     return table(header, rows)
 
 
+def pilots() -> str:
+    """The balance at the beta found, divided by that at the best of ten, by utility, world and process."""
+    entries = summary("beta")
+    places = list(dict.fromkeys((e["world"], e["process"]) for e in entries))
+    rows = [
+        [_named(name), *(f"{pick(entries, name=name, world=w, process=p)['ratio']:.2f}" for w, p in places)]
+        for name in dict.fromkeys(e["name"] for e in entries)
+    ]
+    titles = [f"{'Figure 6' if world == 'figure6' else world}, {process}" for world, process in places]
+    return table(["utility", *titles], rows)
+
+
+def paths() -> str:
+    """For each world, the best balance on the way, and on how many seeds the path breaks."""
+    worlds = {"figure6": "Figure 6", "moons": "moons", "grid": "grid"}
+    entries = summary("paths")
+    broke = {
+        e["name"]: sum(pick(entries[w], name=e["name"])["broke"] for w in worlds) for e in entries["grid"]
+    }
+    order = sorted(entries["moons"], key=lambda e: (broke[e["name"]], -e["best"]))
+    rows = []
+    for e in order:
+        mine = [pick(entries[world], name=e["name"]) for world in worlds]
+        cells = [number(w, "best") + (f", breaks on {w['broke']}" if w["broke"] else "") for w in mine]
+        rows.append([_named(e["name"]), *cells])
+    return table(["", *worlds.values()], rows)
+
+
+def _named(name: str) -> str:
+    return label(name).replace("_", " ")
+
+
 def red() -> str:
     return _figure7("figure7", "unet", (18, 36, 90), "redness")
 

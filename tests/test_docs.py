@@ -18,6 +18,7 @@ from sd.config import RECIPES, Config, option
 from sd.tiny import shapes
 from toy import metrics, plain
 from toy.__main__ import parser as toy_parser
+from toy.objectives import OBJECTIVES
 from toy.statistics import interval
 
 ROOT = Path(__file__).parent.parent
@@ -294,6 +295,31 @@ def test_the_committed_sweep_shows_kahneman_tversky_ahead_over_a_factor_of_16_in
         balance = {e["name"]: e["balance"] for e in usual if e["beta"] == beta or e["name"] == "sft"}
         for name in ("sft", "diffusion_dpo", "loss_averse", "risk_seeking_bounded"):
             assert balance["kahneman_tversky"] >= balance[name], (beta, name)
+
+
+def test_a_beta_found_by_pilots_is_nearly_as_good_as_the_best_of_ten():
+    ratios = [entry["ratio"] for entry in figure("beta")["summary"]]
+    assert (len(ratios), sum(ratio >= 0.95 for ratio in ratios)) == (56, 47) and min(ratios) >= 0.85
+
+
+def test_some_break_in_every_world_some_in_none_and_all_are_alike_when_pushed_gently():
+    paths = figure("paths")
+    broke = {world: {e["name"]: e["broke"] for e in entries} for world, entries in paths["summary"].items()}
+    names = broke["moons"]
+    always = {name for name in names if all(world[name] == 5 for world in broke.values())}
+    assert always == {"diffusion_dpo", "smpo", "risk_seeking", "linear", "exploding"} and len(names) == 20
+    never = {name for name in names if not any(world[name] for world in broke.values())}
+    assert len(never) == 10 and {"kahneman_tversky", "loss_averse", "sft", "csft"} <= never
+    for world in ("figure6", "moons"):
+        first = [row for row in paths["rows"][world] if row["step"] == 6 and row["name"] not in OBJECTIVES]
+        means = [
+            interval([r["balance"] for r in first if r["name"] == n])[0] for n in {r["name"] for r in first}
+        ]
+        assert len(means) == 16 and max(means) - min(means) < 0.05, world
+    [dpo] = [entry for entry in paths["summary"]["moons"] if entry["name"] == "diffusion_dpo"]
+    assert dpo["best"] - dpo["half_width"] > 0.4 and dpo["last"] == 0
+    of = {(r["of"], r["first"], r["other"]): r for r in paths["rank_correlations"]}
+    assert of["best", "moons", "grid"]["low"] > 0.7 and of["best", "figure6", "moons"]["low"] < 0
 
 
 def test_the_committed_red_preference_rests_on_five_seeds_and_its_claims_are_in_its_numbers():

@@ -226,10 +226,16 @@ def paths(panels: dict[str, list[dict]], score: str, columns: int) -> plt.Figure
     fig, axes = figure(len(panels) // columns, columns, 4.2, 3.2, sharex=True, sharey=True)
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         names = list(dict.fromkeys(row["name"] for row in rows))
-        taken = {STYLES[name][1] for name in names if name in STYLES}
-        spare = iter([look for look in STYLES.values() if look[1] not in taken])
+        others = [name for name in names if name not in STYLES]  # which have colours of no objective
+        shades = dict(zip(others, plt.get_cmap("viridis")(np.linspace(0, 0.85, len(others))), strict=True))
         for name in names:
-            label, colour, marker, line = STYLES.get(name) or (name.replace("_", " "), *next(spare)[1:])
+            label, colour, marker, line = style(name)
+            if name in shades:
+                label, colour, marker = (
+                    label.replace("_", " "),
+                    shades[name],
+                    "ovs^Dp<"[others.index(name) % 7],
+                )
             mine = [row for row in rows if row["name"] == name and row["step"] > 0]
             steps = [[row for row in mine if row["step"] == s] for s in sorted({r["step"] for r in mine})]
             x = [math.exp(interval([math.log(row["moved"]) for row in step])[0]) for step in steps]
