@@ -322,6 +322,25 @@ def test_some_break_in_every_world_some_in_none_and_all_are_alike_when_pushed_ge
     assert of["best", "moons", "grid"]["low"] > 0.7 and of["best", "figure6", "moons"]["low"] < 0
 
 
+@pytest.mark.parametrize("share", (0.5, 0.2, 0.1, 0.05))
+def test_rare_likes_leave_kahneman_tversky_ahead(share):
+    at = {"world": "figure6", "knob": "desirable_share", "value": share}
+    for other in ("sft", "loss_averse", "risk_seeking_bounded"):
+        assert_ahead(figure("data")["rows"], at | KT, at | {"name": other})
+
+
+def test_a_batch_of_16_is_enough_and_what_a_small_one_lacks_is_not_a_reference_point():
+    rows = figure("data")["rows"]
+    for world in ("figure6", "moons"):
+        at = {"world": world, "knob": "batch", "name": "batch"}
+        assert abs(difference(rows, at | {"value": 128}, at | {"value": 16})[0]) < 0.03
+        gap, half_width = difference(rows, at | {"value": 16}, at | {"value": 2})
+        assert gap > half_width and gap > 0.1
+        for value in (2, 8, 16, 32, 128):
+            gap, half_width = difference(rows, at | {"value": value}, at | {"value": value, "name": "none"})
+            assert gap < half_width or gap < 0.01
+
+
 def test_the_committed_red_preference_rests_on_five_seeds_and_its_claims_are_in_its_numbers():
     summary = json.loads((ROOT / "figures" / "figure7.json").read_text())["summary"]
     assert {entry["seeds"] for entry in summary} == {5}

@@ -32,7 +32,7 @@ HERE = {"here": (0.9, 0.8), "there": (0.5, 0.7), "elsewhere": (0.6, 0.6)}
 def test_the_verdict_is_five_sentences_better_where_beta_dangers_and_how_sure():
     better, where, beta, wrong, sure = trial.verdict(rows(HERE), BETAS)
     assert "yours does better than Kahneman-Tversky in here: balance 0.910" in better and "+0.100" in better
-    assert where.endswith("it is behind in there, no different in 1, as far as seeds tell.")
+    assert where.endswith("it is behind in there; no different in 1, as far as the seeds can tell.")
     assert "Its beta is 2.5, Kahneman-Tversky's 4" in beta
     assert wrong.startswith("Nothing that was watched for went wrong")
     assert "on 3 seeds" in sure and "none was measured on images" in sure
@@ -83,7 +83,7 @@ def test_settings_differ_as_their_names_say(world):
     assert wrongly == pytest.approx(0.2)
     assert (len(rare.feedback(0).x0), rare.feedback(0).desirable.sum()) == (500, 50)
     assert half.gamma == 0.5 and graded.feedback(0).weight.mean() == pytest.approx(2.0, rel=1e-4)
-    assert [s.title for s in elsewhere] == ["moons with diffusion", "figure6 with flow", "moons with flow"]
+    assert [s.title for s in elsewhere] == ["moons with diffusion", "Figure 6 with flow", "moons with flow"]
     assert "graded likes" not in [s.title for s in trial.settings(data.WORLDS["moons"](), "flow")]
 
 

@@ -59,7 +59,7 @@ def settings(world: data.World, process: str) -> list[Setting]:
         return Feedback(x0, desirable, torch.zeros(4000), weight)
 
     here = [
-        Setting(f"{world.name} with {process}", world, process, usual(world)),
+        Setting(_title(world, process), world, process, usual(world)),
         Setting("20% wrong labels", world, process, usual(world, flipped=0.2)),
         Setting("10% likes of 500 labels", world, process, usual(world, n=500, desirable_share=0.1)),
         Setting("half-disliked batches", world, process, usual(world), gamma=0.5),
@@ -67,7 +67,7 @@ def settings(world: data.World, process: str) -> list[Setting]:
     if world.name == "figure6":  # the other worlds have no best point to rate by
         here.append(Setting("graded likes", world, process, graded))
     elsewhere = [(data.WORLDS[name](), p) for name, p in PLACES if (name, p) != (world.name, process)]
-    return here + [Setting(f"{place.name} with {p}", place, p, usual(place)) for place, p in elsewhere]
+    return here + [Setting(_title(place, p), place, p, usual(place)) for place, p in elsewhere]
 
 
 def measure(
@@ -206,14 +206,14 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
     behind = [title for title in rest if gaps[title][0] < -gaps[title][1]]
     where = [f"{word} in {_list(t)}" for word, t in (("ahead", ahead), ("behind", behind)) if t]
     if len(ahead + behind) < len(rest):
-        where.append(f"no different in {len(rest) - len(ahead + behind)}, as far as seeds tell")
+        where.append(f"no different in {len(rest) - len(ahead + behind)}, as far as the seeds can tell")
     wrong = [f"{danger} ({_list(where)})" for danger, where in dangers(rows).items()]
     seeds = len({row["seed"] for row in rows if row["setting"] != main})
     added = " (some added while nobody was ahead, which flatters the interval)" if len(mine) > seeds else ""
     return [
         f"Each at its own best beta, yours {word} {theirs} in {main}: balance "
         f"{interval([row['balance'] for row in mine])[0]:.3f}, a difference of {gap:+.3f} ± {doubt:.3f}.",
-        f"At the same beta in {len(rest)} other settings, it is {', '.join(where)}.",
+        f"At the same beta in {len(rest)} other settings, it is {'; '.join(where)}.",
         f"Its beta is {betas['yours']:g}, {theirs}'s {betas[OTHER]:g}: the best of {len(FACTORS)} on "
         f"{CHOOSING} other seeds.",
         f"What went wrong: {'; '.join(wrong)}."
@@ -225,4 +225,8 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
 
 
 def _list(settings: list[str]) -> str:
-    return ", ".join(settings) if len(settings) < 4 else f"{len(settings)} settings"
+    return " and ".join(settings) if len(settings) < 3 else f"{len(settings)} settings"
+
+
+def _title(world: data.World, process: str) -> str:
+    return f"{'Figure 6' if world.name == 'figure6' else world.name} with {process}"
