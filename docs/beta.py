@@ -34,16 +34,16 @@ def arctan(x):
     return torch.atan(x)
 
 
-def clipped(x):
+def clipped_at_1(x):
     return x.clamp(-1, 1)
 
 
-def asymmetric(x):
+def bent_tanh(x):
     return torch.tanh(x) * torch.where(x >= 0, 1.0, 2.25)
 
 
-NAMES = (*PAPER, "prospect_theory", "arctan", "clipped", "asymmetric")
-ALL = UTILITIES | {f.__name__: f for f in (arctan, clipped, asymmetric)}
+NAMES = (*PAPER, "prospect_theory", "arctan", "clipped_at_1", "bent_tanh")
+ALL = UTILITIES | {f.__name__: f for f in (arctan, clipped_at_1, bent_tanh)}
 PLACES = [(world, process) for world in data.WORLDS for process in BETA]
 
 

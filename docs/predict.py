@@ -1,9 +1,9 @@
-"""Does the plane predict images? The plane's half: python docs/predict.py
+"""Does the plane predict images, or one world of it another? python docs/predict.py
 
 Paths of many utilities and objectives at the usual beta, in three worlds: how good each becomes, and how far
-it can be pushed before it breaks. (One that does not break counts as far as it went.) It takes 8 minutes of
-CPU time. Each world is kept in out/paths, and measured only if it is not there. Writes figures/paths.json and
-figures/paths.png.
+it can be pushed before it breaks. (One that does not break counts as far as it went.) On images the paths are
+those of python -m sd study, of fewer objectives. It takes 8 minutes of CPU time. Each world is kept in
+out/paths, and measured only if it is not there. Writes figures/paths.json and figures/paths.png.
 """
 
 import json
@@ -82,6 +82,22 @@ def rank_correlation(first: dict[str, float], other: dict[str, float]) -> dict[s
     return {"rho": float(spearmanr(x, y)[0]), "low": low, "high": high, "names": len(names)}
 
 
+def images() -> list[dict]:
+    """The same summary of the objectives that python -m sd study has pushed on images, by wins."""
+    return best(json.loads((ROOT / "figures" / "study.json").read_text())["rows"], "wins")
+
+
+def correlate(summaries: dict[str, list[dict]]) -> list[dict]:
+    """The rank correlation of each two worlds, by each number of the summaries that differs in both."""
+    found = []
+    for key in ("best", "last", "breaks_at", "broke"):
+        ranked = {world: {e["name"]: e[key] for e in entries} for world, entries in summaries.items()}
+        for first, other in combinations(ranked, 2):
+            about = {"of": key, "first": first, "other": other}
+            found.append(about | rank_correlation(ranked[first], ranked[other]))
+    return found
+
+
 def main() -> None:
     rows = {world: measured(world) for world in WORLDS}
     summaries = {world: best(rows[world], "balance") for world in WORLDS}
@@ -93,17 +109,9 @@ def main() -> None:
             cells += [f"{e['best']:.3f} ± {e['half_width']:.3f}", f"{e['last']:.3f}"]
             cells += [f"{e['breaks_at']:.2f} ({e['low']:.2f} to {e['high']:.2f})", f"{e['broke']} of {SEEDS}"]
         print("| " + " | ".join(cells) + " |")
-    correlations = []
-    for key in ("best", "last", "breaks_at", "broke"):
-        ranked = {world: {e["name"]: e[key] for e in entries} for world, entries in summaries.items()}
-        for first, other in combinations(WORLDS, 2):
-            found = rank_correlation(ranked[first], ranked[other])
-            correlations.append({"of": key, "first": first, "other": other, **found})
-            print(
-                "{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(
-                    **correlations[-1]
-                )
-            )
+    correlations = correlate(summaries | {"images": images()})
+    for found in correlations:
+        print("{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(**found))
     for world in WORLDS:
         print(f"{world}: {farther(rows[world], 'balance', KT, 'diffusion_dpo')}")
     keys = ("name", "seed", "step", "moved", "balance")

@@ -208,13 +208,14 @@ def _figure7(figure: str, family: str, steps: tuple, met: str) -> str:
     return table(["objective", *(f"{met}, step {step}" for step in steps), *followed], rows)
 
 
-def study() -> str:
+def votes() -> str:
     rows = []
     for e in summary("study"):
-        win = number(e, "win_met", "win_met_half_width") if "win_met" in e else ""
-        cells = [number(e, "met", "met_half_width"), number(e, "following", "following_half_width")]
-        rows.append([label(e["name"]), *cells, win])
-    return table(["objective", "redness", "prompts followed", "prompts that Kahneman-Tversky wins"], rows)
+        chosen = ", ".join(f"{key} {e[key]:g}" for key in ("beta", "gamma", "step") if key in e)
+        cells = [number(e, key, f"{key}_half_width") for key in ("wins", "following", "left", "flaw")]
+        rows.append([label(e["name"]), chosen, *cells, f"{e['last']:.3f}"])
+    columns = ["wins", "prompts followed", "left, in pixels", "flaw", "wins after 120 steps"]
+    return table(["objective", "chosen", *columns], rows)
 
 
 def fill(text: str) -> str:

@@ -48,7 +48,7 @@ def test_a_run_that_works_is_silent(histories):
 def test_samples_that_leave_the_data_are_told_of(histories, name):
     history, beta = histories[name]
     assert "lost" in told(history, beta)
-    assert "go back to an earlier checkpoint" in alarms(history, beta)["lost"].lower()
+    assert "worse than before training" in alarms(history, beta)["lost"]
 
 
 def test_a_liked_reward_that_falls_is_told_of_before_it_is_lost(histories):

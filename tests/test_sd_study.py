@@ -28,7 +28,7 @@ def prompts(monkeypatch):
     monkeypatch.setattr(votes, "PAIRS", 60)
     monkeypatch.setattr(paths.walk, "__defaults__", (2,))
     monkeypatch.setattr(trial, "STEPS", 2)
-    monkeypatch.setattr(study, "BETAS", (30.0,))
+    monkeypatch.setattr(study, "FACTORS", (1,))
     for name in ("TUNING", "JUDGING"):
         monkeypatch.setattr(paths, name, getattr(paths, name)[:2])
     draw = partial(paths.draw, steps=1)

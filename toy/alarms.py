@@ -11,9 +11,9 @@ def alarms(history: list[dict[str, float]], beta: float) -> dict[str, str]:
     """Topic -> a sentence that says what is wrong and what to try, from the metrics logged so far. They are
     those of toy.losses, with reference_error, the reference's mean error on the same examples.
 
-    lost: the errors of liked and of disliked examples have both grown. falling: the reward of liked examples
-    fell from log to log. beta: the spread, beta * std(g), is where a utility has no shape. The numbers above
-    come from runs that fail and runs that work; see docs/choosing.md.
+    In LOGS logs in a row: lost: the liked examples' error is more than twice the reference's, and that of
+    disliked ones above it; falling: the liked examples' reward fell, by FALL in all. beta: the spread,
+    beta * std(g), is below 0.1 or above 10. The thresholds come from a few runs in the plane.
     """
     texts = {}
     last = history[-LOGS:]
@@ -23,8 +23,9 @@ def alarms(history: list[dict[str, float]], beta: float) -> dict[str, str]:
         if max(liked) < LOST and max(disliked) < 0:
             texts["lost"] = (
                 f"the model denoises liked examples worse than before training, by {-liked[-1]:.0%} of the "
-                "reference's error, and disliked ones too: its samples are leaving the data. Go back to an "
-                "earlier checkpoint, and try fewer steps, a smaller --lr or a --gamma nearer to 1"
+                "reference's error, and disliked ones too. In the plane, samples have then left the data; "
+                "images may still be good, so look at some. The way back is an earlier checkpoint, fewer "
+                "steps, a smaller --lr or a --gamma nearer to 1"
             )
         elif sorted(liked, reverse=True) == liked and liked[0] - liked[-1] > FALL:
             texts["falling"] = (

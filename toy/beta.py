@@ -1,7 +1,8 @@
-"""Beta found, not guessed: large enough that the utility's bend counts, small enough to keep what is liked.
+"""Beta found by pilots, short runs that are only begun.
 
-At a small beta every smooth utility is a straight line, and all examples weigh alike. At a large one the
-weights of liked examples, which hold the model on the data, come to depend on how well each is won already.
+The rule takes the beta at which the weights of liked examples have changed by 7% since the start. At a
+smaller one every smooth utility acts like a straight line. At a larger one the weight of a liked example
+depends on how well it is won already, and liked examples are what holds a model on the data.
 """
 
 from collections.abc import Callable
@@ -29,8 +30,9 @@ def find_beta(
     """(the beta at which bend() is BEND, the number of pilots run). A straight line has none: it keeps start.
 
     gains(beta) runs a pilot and returns g - z0 of the liked examples of its last steps, (B,). The beta that
-    bends these is the next pilot's, until two in a row agree within a tenth: the larger beta, the smaller
-    the gains. Uses no samples and no judge. Raises InputError for gains that are not finite or all 0.
+    bends these is used for the next pilot, since gains shrink as beta grows. The search ends when two betas
+    in a row agree within a tenth, or after `rounds` pilots. It uses no samples and no judge. Raises
+    InputError for gains that are not finite or all 0.
     """
     beta = start
     for count in range(1, rounds + 1):

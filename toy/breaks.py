@@ -17,7 +17,7 @@ def breaks(rows: list[dict], score: str) -> list[dict]:
 
     A path breaks where its score falls for good to half of what it had gained, (start + best) / 2: that is
     `breaks_at`, on the line between two points. One that keeps more has broke=False, and the farthest it went
-    as breaks_at. One that never gains breaks at its first point.
+    as breaks_at. One that never gains counts as broken at its first point after step 0.
     """
     by_path, found = defaultdict(list), []
     for row in sorted(rows, key=lambda row: row["step"]):

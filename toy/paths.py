@@ -1,4 +1,4 @@
-"""Quality against how far a policy has moved. Pushed gently, nearly every loss works; pushed, some break.
+"""Quality against how far a policy has moved: early on utilities are alike, and later some break.
 
 This measures it in the plane; toy/breaks.py says where a path breaks. At step 0, the reference, moved is 0.
 """

@@ -213,7 +213,8 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
     return [
         f"Each at its own best beta, yours {word} {theirs} in {main}: balance "
         f"{interval([row['balance'] for row in mine])[0]:.3f}, a difference of {gap:+.3f} ± {doubt:.3f}.",
-        f"At the same beta in {len(rest)} other settings, it is {'; '.join(where)}.",
+        f"With these betas (scaled where the process differs) in {len(rest)} other settings, it is "
+        f"{'; '.join(where)}.",
         f"Its beta is {betas['yours']:g}, {theirs}'s {betas[OTHER]:g}: the best of {len(FACTORS)} on "
         f"{CHOOSING} other seeds.",
         f"What went wrong: {'; '.join(wrong)}."

@@ -1,7 +1,7 @@
 """The tiny pipeline, judged along its training on votes: how good it is, and how far it has moved.
 
-The votes are those of sd.tiny.votes. The learning rate rises all the time, so that a path starts gently
-and goes far; toy.paths does the same in the plane.
+The votes are those of sd.tiny.votes. The learning rate rises for all LAST steps, so that a path starts gently
+and goes far. (In toy.paths it falls again in the second half.)
 """
 
 from functools import cache
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sd import models
@@ -29,7 +28,6 @@ STEPS = (10, 20, 40, 60, 90, 120)  # at which a run is judged
 LAST = STEPS[-1]
 PUSH = {"lr": 4e-4, "warmup": LAST}
 TUNING_SEED = 1000  # settings are chosen on this seed, which no run to judge has, and by other prompts
-SHOWN = 6  # images that are kept of each step, for pictures
 _order = torch.randperm(len(shapes.OPEN_SIZE), generator=generator("prompts", 0)).tolist()
 TUNING, JUDGING = ([shapes.OPEN_SIZE[i].caption for i in part] * 2 for part in (_order[:20], _order[20:]))
 
@@ -57,9 +55,9 @@ class Judge:
 
     def measure(self, images: Tensor, prediction: Tensor) -> dict:
         """moved: root mean square difference between predictions of policy and reference, on noisy images.
-        wins: how often a judge of the majority prefers an image to the one before training from the same
-        noise, where an image that does not show what its prompt says never wins. following: the share that
-        does. flaw: how far images are from clean drawings. large: the minority's taste."""
+        wins, wins_minority: mean probability that such a judge prefers an image to the one before training
+        from the same noise; 0 for an image that does not show what its prompt says. following: the share of
+        images that do. left, large: what the two kinds of judge see. flaw: see sd.tiny.shapes."""
         follows = shapes.follows(images, self.prompts).float()
         likes, before = votes.taste(images), votes.taste(self.before)
         wins = (votes.CERTAINTY * (likes - before)).sigmoid() * follows[:, None]
@@ -75,8 +73,7 @@ def walk(name: str, choice: dict, seed: int, model: str | Path, runs: Path, step
     config = configure(name, choice, seed, model, runs, steps)
     if load_result(config) is None:
         save_result(config, _measured(config, _judge(model, seed)))
-    rows = load_result(config)
-    return [{"name": name, "seed": seed, **choice} | row for row in rows]
+    return [{"name": name, "seed": seed, **choice} | row for row in load_result(config)]
 
 
 @cache
@@ -86,7 +83,7 @@ def _judge(model: str | Path, seed: int) -> Judge:
 
 def _measured(config: Config, judge: Judge) -> list[dict]:
     captions = config.run.needs.captions
-    prefix, rows, pictures = captions[True] if captions else "", [], {}
+    prefix, rows = captions[True] if captions else "", []
     for state in train(config):
         if state.step and state.step not in STEPS:
             continue
@@ -94,8 +91,6 @@ def _measured(config: Config, judge: Judge) -> list[dict]:
             images = judge.draw(pipeline, prefix) if state.step else judge.before
             prediction = judge.predict(pipeline)
         rows.append({"step": state.step} | judge.measure(images, prediction) | watched(state.metrics or {}))
-        pictures[str(state.step)] = (255 * images[:SHOWN]).round().byte().contiguous()
-    save_file(pictures, Path(config.out) / "images.safetensors")
     return rows
 
 

@@ -17,8 +17,9 @@ from toy.files import output_folder, save_json
 from toy.objectives import OBJECTIVES as NEEDS
 from toy.statistics import interval
 
-BETAS, GAMMAS = (30.0, 120.0), (0.5, 0.8)  # what is tried for whom it concerns
+FACTORS, GAMMAS = (1, 4), (0.5, 0.8)  # tried: times the recipe's beta, and for likes and dislikes
 MEANS = ("wins", "wins_minority", "following", "left", "large", "flaw", "moved")
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1)
 SHOWN = ("wins", "following", "left", "flaw")
 
 
@@ -37,9 +38,11 @@ def main(seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
 def study(names: list[str], seeds: int, model: str | Path, runs: Path) -> tuple[list[dict], list[dict]]:
     """For each name, an objective's or a utility's, the row of the best settings and step on the tuning seed;
     and the rows of its paths with these settings, for every seed."""
-    tuned, rows = [], []
+    tuned, rows, beta = [], [], shared_settings(model)["beta"]
     for name in tqdm(names, "choosing settings"):
-        found = [row for choice in choices(name) for row in walk(name, choice, TUNING_SEED, model, runs)]
+        found = [
+            row for choice in choices(name, beta) for row in walk(name, choice, TUNING_SEED, model, runs)
+        ]
         tuned.append(max(found, key=lambda row: row["wins"]))
     for seed, best in tqdm(list(product(range(seeds), tuned)), "judging"):
         choice = {key: best[key] for key in ("beta", "gamma") if key in best}
@@ -47,14 +50,14 @@ def study(names: list[str], seeds: int, model: str | Path, runs: Path) -> tuple[
     return tuned, rows
 
 
-def choices(name: str) -> list[dict]:
-    """The settings to choose from. SFT and CSFT have none."""
+def choices(name: str, beta: float) -> list[dict]:
+    """The settings to choose from, with the recipe's beta. SFT and CSFT have none."""
     needs = NEEDS[options(name)["objective"]]
     if not needs.reference:
         return [{}]
     if needs.pairs:
-        return [{"beta": beta} for beta in BETAS]
-    return [{"beta": beta, "gamma": gamma} for beta, gamma in product(BETAS, GAMMAS)]
+        return [{"beta": beta * factor} for factor in FACTORS]
+    return [{"beta": beta * factor, "gamma": gamma} for factor, gamma in product(FACTORS, GAMMAS)]
 
 
 def summarise(tuned: list[dict], rows: list[dict]) -> list[dict]:
@@ -76,7 +79,7 @@ def summarise(tuned: list[dict], rows: list[dict]) -> list[dict]:
             entry[key], entry[f"{key}_half_width"] = interval([row[key] for row in same.values()])
         ahead = [row["wins"] - own["kahneman_tversky", seed]["wins"] for seed, row in same.items()]
         entry["ahead"], entry["ahead_half_width"] = interval(ahead)
-        entry |= {key: far[best["name"]][key] for key in ("breaks_at", "low", "high", "broke")}
+        entry |= {key: far[best["name"]][key] for key in ("last", "breaks_at", "low", "high", "broke")}
         summary.append(entry)
     return sorted(summary, key=lambda entry: -entry["wins"])
 
@@ -93,7 +96,7 @@ def print_table(summary: list[dict]) -> None:
 
 
 def picture(summary: list[dict], rows: list[dict], note: str) -> plots.plt.Figure:
-    """What each objective wins and keeps at its own best step, and on its whole path."""
+    """What each objective wins and keeps at the step that was chosen for it, and on its whole path."""
     fig, axes = plots.figure(1, 3, 4.4, 4.2)
     for entry in summary:
         label, colour, marker, line = plots.style(entry["name"])
@@ -108,11 +111,15 @@ def picture(summary: list[dict], rows: list[dict], note: str) -> plots.plt.Figur
             y, half_width = torch.tensor([interval([r[key] for r in group]) for group in same if group]).T
             ax.plot(x, y, **look, linestyle=line, markersize=4)
             ax.fill_between(x, y - half_width, y + half_width, color=colour, alpha=0.12, linewidth=0)
-    axes[0].set(xlabel="wins", ylabel="prompts followed", title="Each where it is best")
-    axes[1].set(ylabel="wins against before training", title="Pushed farther and farther")
-    axes[2].set(ylabel="prompts followed")
+    axes[0].set(
+        xlabel="wins", ylabel="prompts followed", title="At the step chosen on another seed", ylim=(0, 1.05)
+    )
+    axes[1].set(ylabel="wins against before training", title="Pushed farther and farther", ylim=(0, 1))
+    axes[2].set(ylabel="prompts followed", ylim=(0, 1.05))
     for ax in axes[1:]:
         ax.set(xlabel="how far predictions have moved", xscale="log")
+        ax.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        ax.minorticks_off()
     axes[1].axhline(0.5, color="#444444", linestyle=":", linewidth=1)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     fig.suptitle(note, fontsize=10)

@@ -1,7 +1,7 @@
 """A utility of one's own on images: python -m sd try mine.py:name.
 
-It learns from votes beside Kahneman-Tversky and SFT, with the tiny pipeline, and one sentence says how it
-differs. The same question about points: python -m toy try.
+It learns from votes for some steps beside Kahneman-Tversky and SFT, with the tiny pipeline, and one sentence
+says how it differs. Beta and gamma were chosen for Kahneman-Tversky, and may not suit it.
 """
 
 from itertools import product
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sd.judging.paths import walk
 from sd.judging.study import picture, print_table, summarise
-from sd.tiny.runs import PIPELINE
+from sd.tiny.runs import PIPELINE, shared_settings
 from toy import plots
 from toy.files import output_folder, save_json
 from toy.statistics import interval
@@ -19,18 +19,18 @@ from toy.utilities import check_utility, load_utility
 
 KT = "kahneman_tversky"
 STEPS = 60  # the first half of a path of the study
-CHOICES = {"yours": {"beta": 30.0, "gamma": 0.65}, KT: {"beta": 30.0, "gamma": 0.65}, "sft": {}}
+FACTOR, GAMMA = 4, 0.5  # of the recipe's beta: what python -m sd study chose for Kahneman-Tversky
 
 
 def main(utility: str, seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
     """Train, judge, draw the picture, and print table and verdict. Returns the files written."""
     for warning in check_utility(load_utility(utility), utility):
         print(f"warning: {warning}")
-    folder, place = output_folder(out), output_folder(runs, "--runs")
-    rows, names = [], {"yours": utility, KT: KT, "sft": "sft"}
+    folder, place, model = output_folder(out), output_folder(runs, "--runs"), model or PIPELINE
+    chosen = {"beta": FACTOR * shared_settings(model)["beta"], "gamma": GAMMA}
+    rows, names = [], {"yours": (utility, chosen), KT: (KT, chosen), "sft": ("sft", {})}
     for seed, name in tqdm(list(product(range(seeds), names)), "runs"):
-        path = walk(names[name], CHOICES[name], seed, model or PIPELINE, place, STEPS)
-        rows += [row | {"name": name} for row in path]
+        rows += [row | {"name": name} for row in walk(*names[name], seed, model, place, STEPS)]
     ends = [row for row in rows if row["seed"] == 0 and row["step"] == STEPS]
     summary = summarise(ends, rows)
     print_table(summary)

@@ -1,8 +1,8 @@
 """Votes on drawings of the tiny pipeline, as people give them: noisy, and not all of one taste.
 
 The pipeline draws two images of each prompt, and a judge votes for one. Three judges in four like a shape the
-more the farther left it lies; the fourth likes large shapes. None is sure, so among the liked images
-and among the disliked ones there is everything.
+more the farther left it lies; the fourth likes large shapes. A vote is a coin flip that favours the image
+that the judge likes more, so similar images are found among the liked and the disliked.
 """
 
 import io
@@ -20,7 +20,7 @@ from sd.tiny import shapes
 from toy.files import save_atomically
 from toy.seeds import generator
 
-PAIRS, SEED = 600, 1000  # a seed that no image to judge by is drawn with
+PAIRS, SEED = 600, 1000  # of the images; those that judge have others
 LEFT = 0.75  # the share of judges who like what lies to the left
 CERTAINTY = 1.0  # of a vote for the image that is better by 1: sigmoid(CERTAINTY * 1)
 
