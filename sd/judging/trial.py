@@ -18,7 +18,7 @@ from toy.statistics import interval
 from toy.utilities import check_utility, load_utility
 
 KT = "kahneman_tversky"
-STEPS = 60  # the first half of a path of the study
+STEPS = 40  # the first third of a path of the study, before Kahneman-Tversky breaks
 FACTOR, GAMMA = 4, 0.5  # of the recipe's beta: what python -m sd study chose for Kahneman-Tversky
 
 
@@ -48,7 +48,13 @@ def verdict(rows: list[dict]) -> str:
     parts = []
     for other in (KT, "sft"):
         gap, doubt = interval([ends["yours", s]["wins"] - ends[other, s]["wins"] for s in seeds])
-        word = "more often than" if gap > doubt else "less often than" if gap < -doubt else "as often as"
+        word = (
+            "more often than"
+            if gap > doubt
+            else "less often than"
+            if gap < -doubt
+            else "neither more nor less often than"
+        )
         parts.append(f"{word} {plots.style(other)[0]} ({gap:+.3f} ± {doubt:.3f})")
     kept, doubt = interval([ends["yours", s]["following"] for s in seeds])
     return (
