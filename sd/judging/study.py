@@ -111,9 +111,7 @@ def picture(summary: list[dict], rows: list[dict], note: str) -> plots.plt.Figur
             y, half_width = torch.tensor([interval([r[key] for r in group]) for group in same if group]).T
             ax.plot(x, y, **look, linestyle=line, markersize=4)
             ax.fill_between(x, y - half_width, y + half_width, color=colour, alpha=0.12, linewidth=0)
-    axes[0].set(
-        xlabel="wins", ylabel="prompts followed", title="At the step in the table", ylim=(0, 1.05)
-    )
+    axes[0].set(xlabel="wins", ylabel="prompts followed", title="At the step in the table", ylim=(0, 1.05))
     axes[1].set(ylabel="wins against before training", title="Pushed farther and farther", ylim=(0, 1))
     axes[2].set(ylabel="prompts followed", ylim=(0, 1.05))
     for ax in axes[1:]:
