@@ -61,17 +61,17 @@ def measure(world: str, process: str, seed: int, rows: list[dict]) -> list[dict]
     model, likes = pretrained(place, seed, output_folder(CACHE), process), data.feedback(place, seed=seed)
     before = judge(draw(model, SAMPLES)[0], place, seed)
     usual = {name: Run(utility=ALL[name], beta=BETA[process], seed=seed) for name in NAMES}
-    found = {name: auto_beta(usual[name], model, likes) for name, factor in todo if not factor}
+    betas_of = {name: auto_beta(usual[name], model, likes) for name, factor in todo if not factor}
     new = []
     for part in (todo[i : i + ENSEMBLE] for i in range(0, len(todo), ENSEMBLE)):
-        betas = [BETA[process] * factor if factor else found[name][0] for name, factor in part]
+        betas = [BETA[process] * factor if factor else betas_of[name][0] for name, factor in part]
         runs = [
             Run(utility=ALL[name], beta=beta, seed=seed) for (name, _), beta in zip(part, betas, strict=True)
         ]
         samples = draw(last(align(model, likes, runs)).policy, SAMPLES)
         for (name, factor), run, points in zip(part, runs, samples, strict=True):
             about = {"world": world, "process": process, "seed": seed, "name": name, "factor": factor}
-            about |= {"beta": run.beta, "pilots": 0 if factor else found[name][1]}
+            about |= {"beta": run.beta, "pilots": 0 if factor else betas_of[name][1]}
             new.append(about | {"balance": compare(judge(points, place, seed), before)["balance"]})
     return new
 
@@ -86,10 +86,10 @@ def summarise(rows: list[dict]) -> list[dict]:
         for seed in SEEDS:
             others = {f: math.fsum(at[f, s] for s in SEEDS if s != seed) for f in FACTORS}
             best.append(at[max(others, key=others.get), seed])
-        auto, found = [at[0, s] for s in SEEDS], [r for r in mine if r["factor"] == 0]
+        auto, theirs = [at[0, s] for s in SEEDS], [r for r in mine if r["factor"] == 0]
         entry = {"world": world, "process": process, "name": name, "seeds": len(SEEDS)}
-        entry |= {"beta": math.exp(interval([math.log(r["beta"]) for r in found])[0])}
-        entry |= {"pilots": interval([r["pilots"] for r in found])[0]}
+        entry |= {"beta": math.exp(interval([math.log(r["beta"]) for r in theirs])[0])}
+        entry |= {"pilots": interval([r["pilots"] for r in theirs])[0]}
         entry |= dict(zip(("balance", "half_width"), interval(auto), strict=True))
         entry |= {"best": interval(best)[0], "ratio": math.fsum(auto) / math.fsum(best)}
         loss = interval([b - a for a, b in zip(auto, best, strict=True)])

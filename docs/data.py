@@ -5,7 +5,6 @@ reference point of the batch and without one; the number of steps and the learni
 5 minutes of CPU time, and writes figures/data.json and figures/data.png.
 """
 
-from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,13 +27,12 @@ RUNS = {name: Run(utility=UTILITIES[name]) for name in NAMES} | {"sft": Run("sft
 POINTS = {"batch": Run(), "none": Run(reference_point="none")}
 
 
-def measure(world: data.World, runs: dict[str, Run], **options) -> list[dict]:
-    """A row for each run and seed. Options: those of data.feedback, and batch."""
-    batch = options.pop("batch", 128)
+def measure(world: data.World, runs: dict[str, Run], share: float = 0.5, batch: int = 128) -> list[dict]:
+    """A row for each run and seed, with this share of likes, and batches of this size."""
     rows = []
     for seed in SEEDS:
-        model, likes = pretrained(world, seed, output_folder(CACHE), "diffusion"), data.feedback
-        feedback = partial(likes, world, LABELS, seed=seed)(**options)
+        model = pretrained(world, seed, output_folder(CACHE))
+        feedback = data.feedback(world, LABELS, share, seed=seed)
         policy = last(align(model, feedback, list(runs.values()), batch=batch)).policy
         before = judge(draw(model, SAMPLES)[0], world, seed)
         for name, samples in zip(runs, draw(policy, SAMPLES), strict=True):
@@ -46,10 +44,10 @@ def main() -> None:
     rows = []
     for name in tqdm(WORLDS, "worlds"):
         world = data.WORLDS[name]()
-        for knob, values, runs in (("desirable_share", SHARES, RUNS), ("batch", BATCHES, POINTS)):
+        for knob, values, runs in (("share", SHARES, RUNS), ("batch", BATCHES, POINTS)):
             for value in tqdm(values, knob, leave=False):
-                found = measure(world, runs, **{knob: value})
-                rows += [{"world": name, "knob": knob, "value": value, **row} for row in found]
+                new = measure(world, runs, **{knob: value})
+                rows += [{"world": name, "knob": knob, "value": value, **row} for row in new]
     summary = []
     for key in dict.fromkeys((r["world"], r["knob"], r["value"], r["name"]) for r in rows):
         same = [r["balance"] for r in rows if (r["world"], r["knob"], r["value"], r["name"]) == key]
@@ -61,11 +59,12 @@ def main() -> None:
 
 
 def picture(summary: list[dict]) -> plots.plt.Figure:
+    """Balance over the share of likes, and over the size of a batch."""
     fig, axes = plots.figure(len(WORLDS), 2, 4.6, 3.0, sharey=True)
     looks = {"batch": ("reference point of the batch", *plots.style("kahneman_tversky")[1:])}
     looks["none"] = ("no reference point", *plots.style("yours")[1:])
     for place, ax in enumerate(axes):
-        world, knob = WORLDS[place // 2], ("desirable_share", "batch")[place % 2]
+        world, knob = WORLDS[place // 2], ("share", "batch")[place % 2]
         theirs = [e for e in summary if (e["world"], e["knob"]) == (world, knob)]
         for name in dict.fromkeys(e["name"] for e in theirs):
             label, colour, marker, line = looks.get(name) or plots.style(name)
@@ -73,9 +72,9 @@ def picture(summary: list[dict]) -> plots.plt.Figure:
             x, y, half = zip(*((e["value"], e["balance"], e["half_width"]) for e in mine), strict=True)
             look = {"color": colour, "marker": marker, "linestyle": line, "label": label, "capsize": 3}
             ax.errorbar(x, y, half, markersize=5, **look)
-        text = "share of likes among 500 labels" if knob == "desirable_share" else "examples in a batch"
+        text = "share of likes among 500 labels" if knob == "share" else "examples in a batch"
         ax.set(xscale="log", xlabel=text, title="Figure 6" if world == "figure6" else world, ylabel="balance")
-        ticks = SHARES if knob == "desirable_share" else BATCHES
+        ticks = SHARES if knob == "share" else BATCHES
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.legend(fontsize=8)

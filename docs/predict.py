@@ -89,13 +89,13 @@ def images() -> list[dict]:
 
 def correlate(summaries: dict[str, list[dict]]) -> list[dict]:
     """The rank correlation of each two worlds, by each number of the summaries that differs in both."""
-    found = []
+    correlations = []
     for key in ("best", "last", "breaks_at", "broke"):
         ranked = {world: {e["name"]: e[key] for e in entries} for world, entries in summaries.items()}
         for first, other in combinations(ranked, 2):
             about = {"of": key, "first": first, "other": other}
-            found.append(about | rank_correlation(ranked[first], ranked[other]))
-    return found
+            correlations.append(about | rank_correlation(ranked[first], ranked[other]))
+    return correlations
 
 
 def main() -> None:
@@ -110,8 +110,8 @@ def main() -> None:
             cells += [f"{e['breaks_at']:.2f} ({e['low']:.2f} to {e['high']:.2f})", f"{e['broke']} of {SEEDS}"]
         print("| " + " | ".join(cells) + " |")
     correlations = correlate(summaries | {"images": images()})
-    for found in correlations:
-        print("{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(**found))
+    for entry in correlations:
+        print("{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(**entry))
     for world in WORLDS:
         print(f"{world}: {farther(rows[world], 'balance', KT, 'diffusion_dpo')}")
     keys = ("name", "seed", "step", "moved", "balance")

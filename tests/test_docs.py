@@ -336,7 +336,7 @@ def test_some_break_in_every_world_some_in_none_and_all_are_alike_when_pushed_ge
 
 @pytest.mark.parametrize("share", (0.5, 0.2, 0.1, 0.05))
 def test_rare_likes_leave_kahneman_tversky_ahead(share):
-    at = {"world": "figure6", "knob": "desirable_share", "value": share}
+    at = {"world": "figure6", "knob": "share", "value": share}
     for other in ("sft", "loss_averse", "risk_seeking_bounded"):
         assert_ahead(figure("data")["rows"], at | KT, at | {"name": other})
 

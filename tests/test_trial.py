@@ -112,7 +112,7 @@ def test_the_page_is_one_file_that_needs_no_network(quick, tmp_path, capsys):
     assert text.count("data:image/png;base64,") == text.count('alt="') == 4
     assert "http" not in text and "<script" not in text and 'name="viewport"' in text
     assert "color-scheme: light dark" in text and "bend has a negative slope" in text
-    chosen = {row["seed"] for row in content["tried"]}
+    chosen = {row["seed"] for row in content["choosing"]}
     assert chosen == {0, 1} and not chosen & {row["seed"] for row in content["rows"]}
     assert {row["name"] for row in content["rows"]} == {"yours", "sft", *experiments.PAPER}
 

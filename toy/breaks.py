@@ -19,22 +19,22 @@ def breaks(rows: list[dict], score: str) -> list[dict]:
     `breaks_at`, on the line between two points. One that keeps more has broke=False, and the farthest it went
     as breaks_at. One that never gains counts as broken at its first point after step 0.
     """
-    by_path, found = defaultdict(list), []
+    by_path, entries = defaultdict(list), []
     for row in sorted(rows, key=lambda row: row["step"]):
         by_path[row["name"], row["seed"]].append((row["moved"], row[score]))
     for (name, seed), path in by_path.items():
         at, top = max(path, key=lambda point: point[1])
-        half = (path[0][1] + top) / 2
-        kept = max((k for k, (_, value) in enumerate(path) if value > half), default=None)
-        broke, end = kept != len(path) - 1, max(moved for moved, _ in path)
-        if kept is None:
+        middle = (path[0][1] + top) / 2
+        last = max((k for k, (_, value) in enumerate(path) if value > middle), default=None)
+        broke, end = last != len(path) - 1, max(moved for moved, _ in path)
+        if last is None:
             end = path[1][0]
         elif broke:
-            (near, above), (far, below) = path[kept : kept + 2]
-            end = near + (far - near) * (above - half) / (above - below)
+            (near, above), (far, below) = path[last : last + 2]
+            end = near + (far - near) * (above - middle) / (above - below)
         entry = {"name": name, "seed": seed, "best": top, "last": path[-1][1], "at": at}
-        found.append(entry | {"breaks_at": end, "broke": broke})
-    return found
+        entries.append(entry | {"breaks_at": end, "broke": broke})
+    return entries
 
 
 def best(rows: list[dict], score: str) -> list[dict]:
@@ -56,8 +56,8 @@ def best(rows: list[dict], score: str) -> list[dict]:
 
 def farther(rows: list[dict], score: str, name: str, other: str) -> str:
     """One sentence on how much farther `name` goes before it breaks than `other`, paired over seeds."""
-    found = {(e["name"], e["seed"]): e for e in breaks(rows, score)}
-    pairs = [(e, found[other, seed]) for (who, seed), e in found.items() if who == name]
+    by_path = {(e["name"], e["seed"]): e for e in breaks(rows, score)}
+    pairs = [(e, by_path[other, seed]) for (who, seed), e in by_path.items() if who == name]
     mine, theirs = plots.style(name)[0], plots.style(other)[0]
     if not all(e["broke"] for _, e in pairs):
         return f"{theirs} did not break on every seed, so how much farther {mine} goes is not known."

@@ -69,8 +69,7 @@ def try_utility(
     if report:
         if beta not in (None, "auto"):
             raise InputError("--report finds the best beta of each utility itself: leave out --beta")
-        kept = output_folder(cache, "--cache")
-        result = trial.study(mine, place, process, BETA, kept, seeds)
+        result = trial.study(mine, place, process, BETA, output_folder(cache, "--cache"), seeds)
         return page.write(folder, utility, warnings, result, place)
     runs = [("yours", Run(utility=mine, beta=usual)), *(_kto(name, usual) for name in PAPER)]
     if beta == "auto":
@@ -87,11 +86,11 @@ def try_utility(
 def _auto(runs: Named, world: World, process: str, cache: str) -> Named:
     """The runs with the betas that their pilots find; prints these, and what they cost."""
     model = pretrained(world, 0, output_folder(cache, "--cache"), process)
-    found = [auto_beta(run, model, data.feedback(world)) for _, run in runs]
-    betas = ", ".join(f"{name} {beta:g}" for (name, _), (beta, _) in zip(runs, found, strict=True))
-    pilots = sum(count for _, count in found)
+    pairs = [auto_beta(run, model, data.feedback(world)) for _, run in runs]
+    betas = ", ".join(f"{name} {beta:g}" for (name, _), (beta, _) in zip(runs, pairs, strict=True))
+    pilots = sum(count for _, count in pairs)
     print(f"beta: {betas} ({pilots} pilots of {PILOT[1]} steps)")
-    return [(name, replace(run, beta=beta)) for (name, run), (beta, _) in zip(runs, found, strict=True)]
+    return [(name, replace(run, beta=beta)) for (name, run), (beta, _) in zip(runs, pairs, strict=True)]
 
 
 def sweep(out: str, seeds: int, cache: str, world: str = "figure6", process: str = "diffusion") -> list[Path]:

@@ -29,13 +29,13 @@ def differences(rows: list[dict]) -> plots.plt.Figure:
     return fig
 
 
-def weights(utilities: dict[str, Utility], met: dict[str, Tensor]) -> plots.plt.Figure:
+def weights(utilities: dict[str, Utility], xs: dict[str, Tensor]) -> plots.plt.Figure:
     """The weight of the examples that the end of training meets, in ten groups of equal size by their x."""
     fig, (ax,) = plots.figure(1, 1, 7.5, 3.6)
     for name, utility in utilities.items():
         label, colour, marker, line = plots.style(name)
-        x = torch.stack([part.mean() for part in met[name].sort().values.chunk(10)])
-        weight = slope(utility, met[name].sort().values) / slope(utility, torch.zeros(1))
+        x = torch.stack([part.mean() for part in xs[name].sort().values.chunk(10)])
+        weight = slope(utility, xs[name].sort().values) / slope(utility, torch.zeros(1))
         y = torch.stack([part.mean() for part in weight.chunk(10)])
         ax.plot(x, y, color=colour, linestyle=line, marker=marker, label=label)
     ax.set_xscale("symlog", linthresh=1)
@@ -86,8 +86,8 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
     rows, betas = result["rows"], result["betas"]
     sentences, titles = trial.verdict(rows, betas), trial.titles(rows)
     print("\n".join(sentences))
-    tried = [row["beta"] for row in result["tried"] if row["name"] == "yours"]
-    if betas["yours"] in (min(tried), max(tried)):
+    grid = [row["beta"] for row in result["choosing"] if row["name"] == "yours"]
+    if betas["yours"] in (min(grid), max(grid)):
         warnings = [*warnings, f"the best beta, {betas['yours']:g}, is at the edge of those tried"]
     theirs = trial.dangers(rows, trial.OTHER)
     for danger, where in trial.dangers(rows).items():
@@ -121,7 +121,7 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
         "Yours minus Kahneman-Tversky in every setting, with 95% intervals": differences(rows),
         "Your utility and its slope beside the paper's": plots.utilities(result["utilities"]),
         "How much the examples weigh at the end of training, from lost to won": weights(
-            result["utilities"], result["met"]
+            result["utilities"], result["x"]
         ),
     }
     body = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(s)}</p>" for s in sentences)]
@@ -134,7 +134,7 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
     body += [_image(text, fig) for text, fig in figures.items()]
     text = PAGE.format(title=html.escape(title), body="\n".join(body))
     content = {"utility": title, "verdict": sentences, "warnings": warnings, "betas": betas}
-    content |= {"tried": result["tried"], "rows": rows}
+    content |= {"choosing": result["choosing"], "rows": rows}
     return [
         save_atomically(out / "try.html", lambda temporary: temporary.write_text(text, "utf-8")),
         save_json(out / "try-report.json", content),

@@ -78,8 +78,8 @@ def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int
 
     def gains(beta: float) -> Tensor:
         pilot = islice(align(model, feedback, [replace(run, beta=beta)]), *PILOT)
-        seen = [state.inputs() for state in pilot]
-        return torch.cat([(i.reference_error - i.policy_error - i.z0)[i.desirable] for i in seen])
+        steps = (state.inputs() for state in pilot)
+        return torch.cat([(i.reference_error - i.policy_error - i.z0)[i.desirable] for i in steps])
 
     beta, pilots = find_beta(run.utility, gains, run.beta)
     return float(f"{beta:.3g}"), pilots

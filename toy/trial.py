@@ -81,15 +81,15 @@ def measure(
     """
     named = [(name, replace(run, seed=seed, gamma=setting.gamma)) for seed in models for name, run in runs]
     likes = {seed: setting.feedback(seed) for seed in models}
-    seen: list[dict[bool, list]] = [{False: [], True: []} for _ in named]
+    windows: list[dict[bool, list]] = [{False: [], True: []} for _ in named]
     for state in align(models, likes, [run for _, run in named]):
         if state.step in MIDDLE or state.step in END:
-            for i, steps in enumerate(seen):
+            for i, steps in enumerate(windows):
                 steps[state.step in END].append(state.inputs(i))
     before = {s: judge(draw(m, SAMPLES)[0], setting.world, s) for s, m in models.items()}
-    samples, rows, met = list(draw(state.policy, SAMPLES)), [], []
+    samples, rows, xs = list(draw(state.policy, SAMPLES)), [], []
     for i, (name, run) in enumerate(named):
-        middle, end = ([torch.cat(v) for v in zip(*steps, strict=True)] for steps in seen[i].values())
+        middle, end = ([torch.cat(v) for v in zip(*steps, strict=True)] for steps in windows[i].values())
         policy, reference, liked, _, _, z0 = end
         gain = reference - policy - z0
         signed = gain if getattr(run.utility, "sign_outside", False) else torch.where(liked, gain, -gain)
@@ -102,8 +102,8 @@ def measure(
         before_that, at_last = ((v[1] - v[0])[v[2]].mean().item() for v in (middle, end))
         row |= {"reward_change": at_last - before_that, "stopped": state.stopped.get(i)}
         rows.append(row | {"saturated": (weight.abs() < 0.1).float().mean().item()})
-        met.append(x)
-    return rows, samples, met
+        xs.append(x)
+    return rows, samples, xs
 
 
 def choose_betas(
@@ -140,7 +140,7 @@ def study(
     start, (main, *rest) = time.process_time(), settings(world, process)
     utilities = {"yours": mine} | {name: UTILITIES[name] for name in PAPER}
     choosing = {seed: pretrained(world, seed, cache, process) for seed in range(CHOOSING)}
-    best, tried = choose_betas(main, utilities, choosing, betas[process])
+    best, choosing_rows = choose_betas(main, utilities, choosing, betas[process])
     runs = [(name, Run(utility=utility, beta=best[name])) for name, utility in utilities.items()]
     runs.append(("sft", Run("sft")))
 
@@ -148,8 +148,8 @@ def study(
         return measure(main, runs, {seed: pretrained(world, seed, cache, process) for seed in seeds})
 
     seeds = range(CHOOSING, CHOOSING + max(first, 2))
-    rows, samples, met = judged(seeds)
-    samples, met = ({name: v for (name, _), v in zip(runs, part, strict=False)} for part in (samples, met))
+    rows, samples, xs = judged(seeds)
+    samples, xs = ({name: v for (name, _), v in zip(runs, part, strict=False)} for part in (samples, xs))
     for setting in rest:
         scale = betas[setting.process] / betas[process]
         theirs = [(name, replace(run, beta=run.beta * scale)) for name, run in runs]
@@ -161,8 +161,8 @@ def study(
         more = range(seeds.stop, seeds.stop + FIRST)
         rows, seeds = rows + judged(more)[0], range(CHOOSING, more.stop)
         gap, doubt = difference(rows, main.title, OTHER)
-    found = {"utilities": utilities, "betas": best, "tried": tried}
-    return found | {"rows": rows, "samples": samples, "met": met}
+    result = {"utilities": utilities, "betas": best, "choosing": choosing_rows}
+    return result | {"rows": rows, "samples": samples, "x": xs}
 
 
 def difference(rows: list[dict], setting: str, other: str) -> tuple[float, float]:
@@ -178,7 +178,7 @@ def titles(rows: list[dict]) -> list[str]:
 
 def dangers(rows: list[dict], name: str = "yours") -> dict[str, list[str]]:
     """Each danger that a utility showed, with the settings in which it did."""
-    found = defaultdict(list)
+    places = defaultdict(list)
     for title in titles(rows):
         mine = [row for row in rows if (row["setting"], row["name"]) == (title, name)]
         change, doubt = interval([row["reward_change"] for row in mine])
@@ -189,8 +189,8 @@ def dangers(rows: list[dict], name: str = "yours") -> dict[str, list[str]]:
             ("the reward of liked examples fell in the second half", change < -doubt),
             ("errors outgrew the reference's on both classes", all(mean - d > 1 for mean, d in errors)),
         ):
-            found[danger] += [title] * showed
-    return {danger: where for danger, where in found.items() if where}
+            places[danger] += [title] * showed
+    return {danger: where for danger, where in places.items() if where}
 
 
 def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:

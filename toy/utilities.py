@@ -121,11 +121,11 @@ def check_utility(utility: Utility, name: str) -> list[str]:
     more than x (in some 30 calls) or mixes the examples of a batch, or has no usable slope at x = 0, where
     training starts (policy = reference, so g = 0). Only os._exit() and endless loops cannot be caught.
     """
-    random, said = torch.get_rng_state(), io.StringIO()
-    with _blame(f"utility {name} fails on a tensor, use torch functions only"), redirect_stdout(said):
+    random, output = torch.get_rng_state(), io.StringIO()
+    with _blame(f"utility {name} fails on a tensor, use torch functions only"), redirect_stdout(output):
         warnings = _check(utility, name)
-    if said.getvalue():
-        line = said.getvalue().strip().partition("\n")[0][:60]
+    if output.getvalue():
+        line = output.getvalue().strip().partition("\n")[0][:60]
         raise InputError(f"utility {name} prints '{line}': take that out, it would do so in every step")
     if not torch.equal(random, torch.get_rng_state()):
         raise InputError(f"utility {name} draws or seeds random numbers: it may depend on x only")

@@ -55,9 +55,9 @@ class Judge:
 
     def measure(self, images: Tensor, prediction: Tensor) -> dict:
         """moved: root mean square difference between predictions of policy and reference, on noisy images.
-        wins, wins_minority: mean probability that such a judge prefers an image to the one before training
-        from the same noise; 0 for an image that does not show what its prompt says. following: the share of
-        images that do. left, large: what the two kinds of judge see. flaw: see sd.tiny.shapes."""
+        wins, wins_minority: mean probability that a judge of either kind prefers an image to the one before
+        training from the same noise; 0 for an image that does not show what its prompt says. following: the
+        share of images that do. left, large: what either kind of judge sees. flaw: see sd.tiny.shapes."""
         follows = shapes.follows(images, self.prompts).float()
         likes, before = votes.taste(images), votes.taste(self.before)
         wins = (votes.CERTAINTY * (likes - before)).sigmoid() * follows[:, None]

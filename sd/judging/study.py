@@ -4,7 +4,7 @@ Settings, and the step at which an objective is best, are chosen on another seed
 those that judge.
 """
 
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import torch
@@ -40,10 +40,8 @@ def study(names: list[str], seeds: int, model: str | Path, runs: Path) -> tuple[
     and the rows of its paths with these settings, for every seed."""
     tuned, rows, beta = [], [], shared_settings(model)["beta"]
     for name in tqdm(names, "choosing settings"):
-        found = [
-            row for choice in choices(name, beta) for row in walk(name, choice, TUNING_SEED, model, runs)
-        ]
-        tuned.append(max(found, key=lambda row: row["wins"]))
+        paths = [walk(name, choice, TUNING_SEED, model, runs) for choice in choices(name, beta)]
+        tuned.append(max(chain(*paths), key=lambda row: row["wins"]))
     for seed, best in tqdm(list(product(range(seeds), tuned)), "judging"):
         choice = {key: best[key] for key in ("beta", "gamma") if key in best}
         rows += walk(best["name"], choice, seed, model, runs)

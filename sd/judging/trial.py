@@ -48,16 +48,10 @@ def verdict(rows: list[dict]) -> str:
     parts = []
     for other in (KT, "sft"):
         gap, doubt = interval([ends["yours", s]["wins"] - ends[other, s]["wins"] for s in seeds])
-        word = (
-            "more often than"
-            if gap > doubt
-            else "less often than"
-            if gap < -doubt
-            else "neither more nor less often than"
-        )
-        parts.append(f"{word} {plots.style(other)[0]} ({gap:+.3f} ± {doubt:.3f})")
-    kept, doubt = interval([ends["yours", s]["following"] for s in seeds])
+        word = "neither more nor less" if abs(gap) <= doubt else "more" if gap > 0 else "less"
+        parts.append(f"{word} often than {plots.style(other)[0]} ({gap:+.3f} ± {doubt:.3f})")
+    following, doubt = interval([ends["yours", s]["following"] for s in seeds])
     return (
         f"Against the images from before training, yours wins {' and '.join(parts)}, as far as {len(seeds)} "
-        f"seeds can tell, and follows {kept:.1%} ± {doubt:.1%} of its prompts."
+        f"seeds can tell, and follows {following:.1%} ± {doubt:.1%} of its prompts."
     )
