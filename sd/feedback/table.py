@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import math
 import os
 from collections import Counter
@@ -17,6 +18,8 @@ class Reader:
 
     def __init__(self, path: Path):
         self.path, self.tabs = path, path.suffix == ".tsv"
+        self.content = path.read_bytes()  # as a whole: no file stays open when a row raises an error
+        self.digest = hashlib.sha256(self.content)
         try:
             self.columns = [name.strip() for name in self._open().fieldnames or []]
         except csv.Error as error:
@@ -30,16 +33,14 @@ class Reader:
         return csv.DictReader(self._lines(), strict=True, **form)
 
     def _lines(self) -> Iterator[str]:
-        self.digest, self.line = hashlib.sha256(), 0
-        with open(self.path, "rb") as file:
-            for self.line, line in enumerate(file, 1):
-                self.digest.update(line)
-                if b"\0" in line:
-                    raise self.error("has a zero byte; save the CSV as UTF-8")
-                try:
-                    yield line.decode("utf-8-sig" if self.line == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
+        self.line = 0
+        for self.line, line in enumerate(io.BytesIO(self.content), 1):
+            if b"\0" in line:
+                raise self.error("has a zero byte; save the CSV as UTF-8")
+            try:
+                yield line.decode("utf-8-sig" if self.line == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise self.error("not UTF-8 text; save the CSV as UTF-8") from error
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, str]]]:
         rows = self._open()
