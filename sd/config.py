@@ -49,7 +49,9 @@ class Config:
         "diffusion_kto", "sft, csft, diffusion_kto, pairwise, diffusion_dpo or smpo", "objective"
     )
     utility: str = setting("kahneman_tversky", "for diffusion_kto, pairwise: a built-in name or file.py:name")
-    beta: float = setting(5000.0, "strength of the reward; the logged spread should be about 1", low=1e-6)
+    beta: float = setting(
+        5000.0, "strength of the reward, which should give a logged spread of about 1; auto: from pilots"
+    )
     gamma: float = setting(0.8, "probability that an example is drawn from the desirable ones", high=1)
     reference_point: str = setting(
         "batch",
@@ -141,6 +143,8 @@ class Config:
         if self.validate_every and not self.validation_prompts:
             raise InputError("--validate-every needs --validation-prompts")
         needs = self.run.needs  # making the Run checks its settings
+        if not self.beta and needs.pairs:
+            raise InputError(f"--beta auto learns from likes; {self.objective} needs a number")
         if self.utility != "kahneman_tversky" and not needs.utility:
             raise InputError(f"--utility is for objectives that have one; {self.objective} has none")
 
@@ -157,6 +161,7 @@ class Config:
 
         settings = {f.name: getattr(self, f.name) for f in fields(Run)}
         settings["utility"] = load_utility(self.utility)
+        settings["beta"] = self.beta or 1.0  # auto is 0, and sd.pilot puts a number in its place
         if self.objective in OBJECTIVES and not OBJECTIVES[self.objective].undesirable:
             settings["gamma"] = 1.0  # it draws desirable examples only
         return Run(**settings)
@@ -193,7 +198,7 @@ def add_arguments(parser: Parser) -> None:
         if f.type is bool:
             options = {"action": argparse.BooleanOptionalAction}
         elif f.type in (str, int, float):
-            options = {"type": f.type, "metavar": f.type.__name__.upper()}
+            options = {"type": _beta if f.name == "beta" else f.type, "metavar": f.type.__name__.upper()}
         else:
             options = {"nargs": "+", "metavar": "TEXT"}
         group.add_argument(option(f.name), help=text, **options)
@@ -230,7 +235,9 @@ def read_recipe(name: str) -> dict:
     for key, value in values.items():
         if key not in types:
             raise InputError(f"{path}: unknown setting '{key}'; python -m sd train --help lists them")
-        if types[key] is float and type(value) is int and abs(value) < 2**63:
+        if key == "beta" and value == "auto":
+            values[key] = 0.0
+        elif types[key] is float and type(value) is int and abs(value) < 2**63:
             values[key] = float(value)
         elif types[key] in (str, int, float, bool):
             if type(value) is not types[key]:
@@ -238,6 +245,14 @@ def read_recipe(name: str) -> dict:
         elif not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise InputError(f"{path}: {key} must be a list of texts")
     return values
+
+
+def _beta(text: str) -> float:
+    """A number above 0; auto is 0."""
+    value = 0.0 if text == "auto" else float(text)
+    if value == 0 and text != "auto":
+        raise argparse.ArgumentTypeError("0 is no strength: give a number above 0, or auto")
+    return value
 
 
 def option(name: str) -> str:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from sd import trainer
 from sd.config import Config, configure
 from sd.machine import TRAINING, gpu_memory, only_run
+from sd.pilot import settle
 from toy.alarms import alarms
 from toy.cli import is_main_process
 from toy.files import save_atomically
@@ -34,6 +35,7 @@ def run(config: Config) -> list[Path]:
 def _run(config: Config) -> list[Path]:
     for warning in check_utility(config.run.utility, config.utility) if is_main_process() else ():
         print(f"warning: {warning}")
+    config = settle(config, tell=print if is_main_process() else lambda line: None)
     states = trainer.train(config, tell=print)
     live = next(states).trainer
     main = live.accelerator.is_main_process

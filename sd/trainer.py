@@ -47,6 +47,7 @@ class State:
     step: int  # number of steps so far
     metrics: dict[str, float] | None  # every log_every steps, over the steps since the last metrics
     trainer: "Trainer"
+    inputs: list[LossInputs]  # of this step's batches, of all processes
 
 
 class Trainer:
@@ -92,12 +93,14 @@ class Trainer:
             lr = config.lr * min(1.0, (self.step + 1) / max(config.warmup, 1))
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            inputs: list[LossInputs] = []
             for k in range(config.accumulate):
                 last = k == config.accumulate - 1
                 with nullcontext() if last else accelerator.no_sync(aligner.policy):
                     loss, everyone = aligner.loss(aligner.receive(next(batches)))
                     accelerator.backward(loss / config.accumulate)
-                window.append(everyone)
+                inputs.append(everyone)
+            window += inputs
             norm = sharding.whole(accelerator.clip_grad_norm_(self.weights, config.clip))
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -110,7 +113,7 @@ class Trainer:
                 self.finish_writing()
             # `failure`, the first step that is not finite, is read only to log or save, because reading makes
             # the device wait; in fp16, infinite gradients are usual, and the scaler skips them
-            health = sum(inputs.policy_error.sum() for inputs in window[-config.accumulate :])
+            health = sum(batch.policy_error.sum() for batch in inputs)
             health = health + (0 if accelerator.scaler else norm)
             failure = torch.where((failure == 0) & ~health.isfinite(), self.step, failure)
             log_due = self.step % config.log_every == 0
@@ -122,10 +125,10 @@ class Trainer:
                 metrics = summarise(config, window) | {"gradient_norm": float(norm), "lr": lr}
                 if not math.isfinite(metrics["loss"]):
                     raise self.not_finite(self.step)
-                images = sum(inputs.policy_error.numel() for inputs in window)
+                images = sum(batch.policy_error.numel() for batch in window)
                 metrics["images_per_second"] = images / (time.perf_counter() - since)
                 window, since = [], time.perf_counter()
-            yield State(self.step, metrics, self)
+            yield State(self.step, metrics, self, inputs)
             if save_due:  # after the caller has logged the step, so that a resumed log lacks no row
                 self.save()
         self.finish_writing()
@@ -264,5 +267,5 @@ def train(config: Config, tell: Callable[[str], None] = lambda line: None) -> It
     for line in check.report(examples, pipeline) if accelerator.is_main_process else ():
         tell(f"data: {line}")
     trainer.resume()
-    yield State(trainer.step, None, trainer)
+    yield State(trainer.step, None, trainer, [])
     yield from trainer.steps()

@@ -89,7 +89,7 @@ def _auto(runs: Named, world: World, process: str, cache: str) -> Named:
     pairs = [auto_beta(run, model, data.feedback(world)) for _, run in runs]
     betas = ", ".join(f"{name} {beta:g}" for (name, _), (beta, _) in zip(runs, pairs, strict=True))
     pilots = sum(count for _, count in pairs)
-    print(f"beta: {betas} ({pilots} pilots of {PILOT[1]} steps)")
+    print(f"beta: {betas} ({pilots} pilots of {PILOT} steps)")
     return [(name, replace(run, beta=beta)) for (name, run), (beta, _) in zip(runs, pairs, strict=True)]
 
 

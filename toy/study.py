@@ -7,12 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from toy import data
-from toy.beta import find_beta
+from toy.beta import SHARE, find_beta, liked_gains
 from toy.data import Feedback, World
 from toy.files import output_folder
 from toy.metrics import SAMPLES, compare, judge
@@ -26,7 +25,7 @@ from toy.train import ALIGN_STEPS, align, captions, draw
 
 ENSEMBLE = 64  # runs trained at once: more would leave the processor's cache
 Named = list[tuple[str, Run]]  # what to align with, under the name by which plots know it
-PILOT = (30, 40)  # steps of a run that is only begun: to learn, then to be looked at
+PILOT = round(SHARE * ALIGN_STEPS)  # steps
 MIDDLE = (ALIGN_STEPS // 2 - 25, ALIGN_STEPS // 2, ALIGN_STEPS // 2 + 25)  # where the spread is looked at
 MEANS = ("desirable_rate", "undesirable_rate", "distance", "alignment", "avoidance", "spread", "seconds")
 
@@ -74,15 +73,13 @@ def study(
 
 
 def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int]:
-    """(the beta that toy.beta finds for a run from its pilots, to three digits, how many there were)."""
+    """(the beta that toy.beta finds for a run, the number of its pilots)."""
 
     def gains(beta: float) -> Tensor:
-        pilot = islice(align(model, feedback, [replace(run, beta=beta)]), *PILOT)
-        steps = (state.inputs() for state in pilot)
-        return torch.cat([(i.reference_error - i.policy_error - i.z0)[i.desirable] for i in steps])
+        pilot = islice(align(model, feedback, [replace(run, beta=beta)]), PILOT)
+        return liked_gains([state.inputs() for state in pilot])
 
-    beta, pilots = find_beta(run.utility, gains, run.beta)
-    return float(f"{beta:.3g}"), pilots
+    return find_beta(run.utility, gains)
 
 
 def ensembles(runs: Named, seeds: int) -> list[Named]:

@@ -34,7 +34,8 @@ class Reader:
 
     def _lines(self) -> Iterator[str]:
         self.line = 0
-        for self.line, line in enumerate(io.BytesIO(self.content), 1):
+        for line in io.BytesIO(self.content):
+            self.line += 1
             if b"\0" in line:
                 raise self.error("has a zero byte; save the CSV as UTF-8")
             try:

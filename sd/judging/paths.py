@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from tqdm import tqdm
 
 from sd import models
 from sd.config import Config
 from sd.draw import draw
 from sd.judging import score_pairs
+from sd.pilot import settle
 from sd.tiny import shapes, votes
 from sd.tiny.runs import GUIDANCE, OBJECTIVES, load_result, save_result, shared_settings
 from sd.trainer import digest, train
@@ -74,6 +76,12 @@ def walk(name: str, choice: dict, seed: int, model: str | Path, runs: Path, step
     if load_result(config) is None:
         save_result(config, _measured(config, _judge(model, seed)))
     return [{"name": name, "seed": seed, **choice} | row for row in load_result(config)]
+
+
+def auto(name: str, gamma: float, model: str | Path, runs: Path) -> dict:
+    """The settings of a utility with this gamma and the beta that pilots find, on the tuning seed."""
+    config = configure(name, {"beta": 0.0, "gamma": gamma}, TUNING_SEED, model, runs, LAST)
+    return {"beta": settle(config, tqdm.write).beta, "gamma": gamma}
 
 
 @cache

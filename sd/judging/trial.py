@@ -1,7 +1,7 @@
 """A utility of one's own on images: python -m sd try mine.py:name.
 
 It learns from votes for some steps beside Kahneman-Tversky and SFT, with the tiny pipeline, and one sentence
-says how it differs. Beta and gamma were chosen for Kahneman-Tversky, and may not suit it.
+says how it differs. Pilots find a beta for each utility.
 """
 
 from itertools import product
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sd.judging.paths import walk
+from sd.judging.paths import auto, walk
 from sd.judging.study import picture, print_table, summarise
-from sd.tiny.runs import PIPELINE, shared_settings
+from sd.tiny.runs import PIPELINE
 from toy import plots
 from toy.files import output_folder, save_json
 from toy.statistics import interval
@@ -19,7 +19,7 @@ from toy.utilities import check_utility, load_utility
 
 KT = "kahneman_tversky"
 STEPS = 40  # the first third of a path of the study, before Kahneman-Tversky breaks
-FACTOR, GAMMA = 4, 0.5  # of the recipe's beta: what python -m sd study chose for Kahneman-Tversky
+GAMMA = 0.5  # what python -m sd study chose for Kahneman-Tversky
 
 
 def main(utility: str, seeds: int, model: str | None, out: str, runs: str) -> list[Path]:
@@ -27,8 +27,9 @@ def main(utility: str, seeds: int, model: str | None, out: str, runs: str) -> li
     for warning in check_utility(load_utility(utility), utility):
         print(f"warning: {warning}")
     folder, place, model = output_folder(out), output_folder(runs, "--runs"), model or PIPELINE
-    chosen = {"beta": FACTOR * shared_settings(model)["beta"], "gamma": GAMMA}
-    rows, names = [], {"yours": (utility, chosen), KT: (KT, chosen), "sft": ("sft", {})}
+    both = {"yours": utility, KT: KT}.items()
+    names = {name: (spec, auto(spec, GAMMA, model, place)) for name, spec in both} | {"sft": ("sft", {})}
+    rows = []
     for seed, name in tqdm(list(product(range(seeds), names)), "runs"):
         rows += [row | {"name": name} for row in walk(*names[name], seed, model, place, STEPS)]
     ends = [row for row in rows if row["seed"] == 0 and row["step"] == STEPS]
