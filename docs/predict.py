@@ -51,7 +51,7 @@ def measured(world: str) -> list[dict]:
     file = output_folder(ROOT / "out" / "paths") / f"{world}.json"
     if not file.exists():
         runs = [(name, run(name)) for name in NAMES]
-        save_json(file, {"rows": paths(data.WORLDS[world](), runs, SEEDS, str(CACHE))})
+        save_json(file, {"rows": paths(data.WORLDS[world](), runs, range(SEEDS), str(CACHE))})
     return json.loads(file.read_text())["rows"]
 
 

@@ -88,7 +88,7 @@ def rows(tmp_path_factory):
     runs += [("csft", Run("csft"))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("toy.paths.SAMPLES", 300)
-        return paths(figure6(), runs, 2, str(tmp_path_factory.mktemp("cache")), steps=100, flipped=0.1)
+        return paths(figure6(), runs, range(2), str(tmp_path_factory.mktemp("cache")), steps=100, flipped=0.1)
 
 
 def by_name(rows, name, seed=0):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 
 import pytest
 
@@ -90,8 +91,11 @@ def test_settings_differ_as_their_names_say(world):
 @pytest.fixture
 def quick(monkeypatch, pretrained):
     """The whole way with a hundredth of the work, on a model that is at hand."""
-    align = trial.align
-    monkeypatch.setattr(trial, "pretrained", lambda *arguments: pretrained)
+    align, paths = trial.align, trial.paths
+    for module in ("toy.trial", "toy.study"):
+        monkeypatch.setattr(f"{module}.pretrained", lambda *arguments: pretrained)
+    monkeypatch.setattr(trial, "paths", lambda *arguments: paths(*arguments, steps=20))
+    monkeypatch.setattr("toy.paths.SAMPLES", 100)
     monkeypatch.setattr(trial, "align", lambda *arguments: align(*arguments, steps=4, batch=16))
     monkeypatch.setattr(trial, "MIDDLE", range(1, 3))
     monkeypatch.setattr(trial, "END", range(3, 5))
@@ -109,12 +113,15 @@ def test_the_page_is_one_file_that_needs_no_network(quick, tmp_path, capsys):
     said = capsys.readouterr().out
     content = json.loads((tmp_path / "out" / "try-report.json").read_text())
     assert len(content["verdict"]) == 5 and all(sentence in said for sentence in content["verdict"])
-    assert text.count("data:image/png;base64,") == text.count('alt="') == 4
+    assert text.count("data:image/png;base64,") == text.count('alt="') == 5
     assert "http" not in text and "<script" not in text and 'name="viewport"' in text
     assert "color-scheme: light dark" in text and "bend has a negative slope" in text
     chosen = {row["seed"] for row in content["choosing"]}
     assert chosen == {0, 1} and not chosen & {row["seed"] for row in content["rows"]}
     assert {row["name"] for row in content["rows"]} == {"yours", "sft", *experiments.PAPER}
+    walked = {(row["name"], row["seed"]) for row in content["paths"]}
+    assert walked == set(product(("yours", trial.OTHER, "diffusion_dpo"), (2, 3, 4)))
+    assert re.search("(can be pushed|did not break)", text)
 
 
 def test_kahneman_tversky_is_told_from_itself_by_nothing(quick, tmp_path):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from toy import plots, trial
+from toy.breaks import farther
 from toy.data import World
 from toy.files import save_atomically, save_json
+from toy.paths import STEPS
 from toy.statistics import interval
 from toy.utilities import Utility, slope
 
@@ -56,7 +58,7 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 0.5rem 1rem 3rem; }}
-img {{ width: 100%; background: white; border-radius: 0.3rem; }}
+img {{ max-width: 100%; background: white; border-radius: 0.3rem; }}
 div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: 0.9rem; }}
 th, td {{ padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid gray; white-space: nowrap; }}
@@ -73,12 +75,13 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
     return "<div><table>" + "".join(f"<tr>{line}</tr>" for line in cells) + "</table></div>"
 
 
-def _image(text: str, fig: plots.plt.Figure) -> str:
+def _image(text: str, fig: plots.plt.Figure, caption: str = "") -> str:
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=110)
     plots.plt.close(fig)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<h2>{text}</h2><img alt="{text}" src="data:image/png;base64,{encoded}">'
+    image = f'<img alt="{text}" src="data:image/png;base64,{encoded}">'
+    return f"<h2>{text}</h2>{image}<p>{html.escape(caption)}</p>"
 
 
 def write(out: Path, title: str, warnings: list[str], result: dict, world: World) -> list[Path]:
@@ -132,9 +135,12 @@ def write(out: Path, title: str, warnings: list[str], result: dict, world: World
     body += ["<h2>Elsewhere, at the same beta</h2>"]
     body += [_table(["", *(line[0] for line in main), "yours minus Kahneman-Tversky"], elsewhere)]
     body += [_image(text, fig) for text, fig in figures.items()]
+    pushed = plots.paths({f"{titles[0]}, {STEPS} steps": result["paths"]}, "balance", columns=1)
+    farthest = farther(result["paths"], "balance", "yours", "diffusion_dpo")
+    body += [_image("Pushed farther and farther: how good it is, and how far it goes", pushed, farthest)]
     text = PAGE.format(title=html.escape(title), body="\n".join(body))
     content = {"utility": title, "verdict": sentences, "warnings": warnings, "betas": betas}
-    content |= {"choosing": result["choosing"], "rows": rows}
+    content |= {"choosing": result["choosing"], "rows": rows, "paths": result["paths"]}
     return [
         save_atomically(out / "try.html", lambda temporary: temporary.write_text(text, "utf-8")),
         save_json(out / "try-report.json", content),

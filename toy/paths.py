@@ -25,7 +25,7 @@ STEPS, POINTS, SAMPLES, PROBE = 500, 10, 1000, 500
 def paths(
     world: World,
     runs: Named,
-    seeds: int,
+    seeds: range,
     cache: str,
     process: str = "diffusion",
     steps: int = STEPS,

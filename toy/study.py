@@ -39,7 +39,7 @@ def study(
     folder = output_folder(cache, "--cache")
     rows, before, samples, broken = [], [], {}, defaultdict(list)
     title = f"{len(runs)} runs x {seeds_text(seeds)}" + (f", {flipped:.0%} flipped" if flipped else "")
-    calls = ensembles(runs, seeds)
+    calls = ensembles(runs, range(seeds))
     with tqdm(total=len(calls) * ALIGN_STEPS, desc=title, unit="step") as bar:
         for seeded in calls:
             models, feedback = prepared(world, seeded, folder, flipped, process)
@@ -82,10 +82,10 @@ def auto_beta(run: Run, model: Denoiser, feedback: Feedback) -> tuple[float, int
     return find_beta(run.utility, gains)
 
 
-def ensembles(runs: Named, seeds: int) -> list[Named]:
+def ensembles(runs: Named, seeds: range) -> list[Named]:
     """Each run with each seed, in lists that are trained at once. A seed is in one list only."""
     together = max(1, ENSEMBLE // len(runs))
-    parts = [range(seeds)[i : i + together] for i in range(0, seeds, together)]
+    parts = [seeds[i : i + together] for i in range(0, len(seeds), together)]
     return [[(name, replace(run, seed=seed)) for seed in part for name, run in runs] for part in parts]
 
 

@@ -19,6 +19,7 @@ from toy.errors import InputError
 from toy.metrics import compare, judge
 from toy.model import Denoiser
 from toy.objectives import Run
+from toy.paths import paths
 from toy.plots import style
 from toy.pretrained import pretrained
 from toy.statistics import interval
@@ -161,7 +162,9 @@ def study(
         more = range(seeds.stop, seeds.stop + FIRST)
         rows, seeds = rows + judged(more)[0], range(CHOOSING, more.stop)
         gap, doubt = difference(rows, main.title, OTHER)
-    result = {"utilities": utilities, "betas": best, "choosing": choosing_rows}
+    pushed = [*runs[:2], ("diffusion_dpo", Run("diffusion_dpo", beta=betas[process]))]
+    walked = paths(world, pushed, range(CHOOSING, CHOOSING + FIRST), str(cache), process)
+    result = {"utilities": utilities, "betas": best, "choosing": choosing_rows, "paths": walked}
     return result | {"rows": rows, "samples": samples, "x": xs}
 
 
