@@ -34,6 +34,9 @@ figures: $(VENV)/sd
 	$(RUN) -m sd figure7 --seeds 5 --out figures
 	$(RUN) -m sd figure7 --seeds 5 --out figures --preference large
 	$(RUN) -m sd study --seeds 5 --out figures
+	$(RUN) -m docs.beta_images
+	$(RUN) -m docs.transfer
+	$(RUN) docs/film.py
 	$(RUN) docs/tables.py
 
 lab: $(VENV)/notebooks

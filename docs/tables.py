@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from toy.plots import style
+from toy.statistics import interval
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
@@ -216,6 +217,24 @@ def votes() -> str:
         rows.append([label(e["name"]), chosen, *cells, f"{e['last']:.3f}"])
     columns = ["wins", "prompts followed", "left, in pixels", "flaw", "wins after 120 steps"]
     return table(["objective", "chosen", *columns], rows)
+
+
+def health() -> str:
+    """Along training on votes: wins, and the liked examples' reward as a share of the reference's error."""
+    rows = json.loads((ROOT / "figures" / "study.json").read_text())["rows"]
+    rows = [row for row in rows if "reward_desirable" in row]
+    steps, lines = sorted({row["step"] for row in rows}), []
+    for name in (e["name"] for e in summary("study")):
+        cells = []
+        for step in steps:
+            group = [row for row in rows if (row["name"], row["step"]) == (name, step)]
+            means = [
+                interval([row[key] for row in group])[0] for key in ("wins", "reward_desirable") if group
+            ]
+            cells.append("{:.2f} at {:+.2f}".format(*means) if group else "")
+        if any(cells):
+            lines.append([label(name), *cells])
+    return table(["objective", *(f"step {step}" for step in steps)], lines)
 
 
 def fill(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Does a verdict on points hold on images? python docs/transfer.py
+"""Does a verdict on points hold on images? python -m docs.transfer
 
 Paths of 13 utilities, both losses on pairs, SFT and CSFT, on votes about images and in three worlds of the
 plane. Utilities have the beta that pilots find, and gamma 0.5, which suits the votes; in the plane also 30%

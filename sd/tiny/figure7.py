@@ -59,10 +59,7 @@ def main(seeds: int, model: str | None, out: str, runs: str, preference: str) ->
                 half_width = f" ± {entry[f'{key}_half_width']:.3f}" if seeds > 1 else ""
                 numbers.append(f"{text} {entry[key]:.3f}{half_width}")
             print(f"{entry['family']:7}{plots.style(entry['name'])[0]:24}{', '.join(numbers)}")
-    files = [path, table]
-    if preference == "red" and "unet" in galleries:
-        files.append(plots.save(before_after(galleries["unet"]), folder / "before-after.png"))
-    return files
+    return [path, table]
 
 
 def measure(images: Tensor, captions: list[str], preference: str) -> dict[str, float]:
@@ -155,19 +152,3 @@ def _show(ax: plots.plt.Axes, gallery: dict[str, Tensor]) -> None:
     ax.set_yticks(middles, [plots.style(name)[0] for name in gallery])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-
-
-def before_after(gallery: dict[str, Tensor]) -> plots.plt.Figure:
-    """Six images before Diffusion-KTO and, below them, after it, from the same noise. Images on white, on
-    which a red filter hardly shows, are left out."""
-    fig, axes = plots.figure(2, 6, 1.4, 1.5)
-    captions = shapes.prompts("red")
-    captions = captions[:: len(captions) // len(gallery["pretrained"])]
-    chosen = [i for i, caption in enumerate(captions) if "white" not in caption][:6]
-    titles = {"pretrained": "before", "kahneman_tversky": "after learning that red is liked"}
-    for row, (name, title) in enumerate(titles.items()):
-        for ax, i in zip(axes[6 * row :], chosen, strict=False):
-            ax.imshow(gallery[name][i].permute(1, 2, 0).numpy(), interpolation="nearest")
-            ax.axis("off")
-        axes[6 * row].set_title(title, loc="left", fontsize=12)
-    return fig
