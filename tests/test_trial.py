@@ -84,7 +84,11 @@ def test_settings_differ_as_their_names_say(world):
     assert wrongly == pytest.approx(0.2)
     assert (len(rare.feedback(0).x0), rare.feedback(0).desirable.sum()) == (500, 50)
     assert half.gamma == 0.5 and graded.feedback(0).weight.mean() == pytest.approx(2.0, rel=1e-4)
-    assert [s.title for s in elsewhere] == ["moons with diffusion", "Figure 6 with flow", "moons with flow"]
+    assert [s.title for s in elsewhere] == [
+        "moons with diffusion",
+        "grid with diffusion",
+        "Figure 6 with flow",
+    ]
     assert "graded likes" not in [s.title for s in trial.settings(data.WORLDS["moons"](), "flow")]
 
 

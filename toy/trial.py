@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from toy import data
 from toy.data import Feedback
@@ -33,7 +34,7 @@ SAMPLES, FACTORS = 1000, (1, 0.5, 2, 0.25, 4)  # betas tried, times the one that
 CHOOSING, FIRST, MOST = 2, 3, 9  # seeds to choose beta on; judged at first; judged at most, while in doubt
 CPU_SECONDS = 75  # after which no more seeds are added
 MIDDLE, END = range(116, 126), range(241, 251)  # steps of 250 that are looked at
-PLACES = [(world, process) for process in ("diffusion", "flow") for world in ("figure6", "moons")]
+PLACES = [(world, "diffusion") for world in ("figure6", "moons", "grid")] + [("figure6", "flow")]
 
 
 class Setting(NamedTuple):
@@ -83,7 +84,9 @@ def measure(
     named = [(name, replace(run, seed=seed, gamma=setting.gamma)) for seed in models for name, run in runs]
     likes = {seed: setting.feedback(seed) for seed in models}
     windows: list[dict[bool, list]] = [{False: [], True: []} for _ in named]
-    for state in align(models, likes, [run for _, run in named]):
+    for state in tqdm(
+        align(models, likes, [run for _, run in named]), setting.title, END.stop - 1, leave=False
+    ):
         if state.step in MIDDLE or state.step in END:
             for i, steps in enumerate(windows):
                 steps[state.step in END].append(state.inputs(i))
