@@ -10,6 +10,7 @@ from sd.config import configure
 from sd.machine import TRAINING, gpu_memory
 from sd.memory import count_memory
 from sd.start import announce, open_run
+from toy.beta import SHARE
 
 SECONDS = 10.0  # of training, to measure its speed
 
@@ -22,6 +23,8 @@ def plan(**options) -> list[Path]:
     tell = print if accelerator.is_main_process else lambda line: None
     for line in announce(config, accelerator, examples):
         tell(line)
+    if not config.beta and config.run.needs.reference_point:
+        tell(f"beta: auto, from mostly one or two pilots, each {SHARE:.0%} of the time to train on top")
     denoiser = models.denoiser(pipeline)
     weights = sum(weight.numel() for weight in denoiser.parameters())
     if config.tune == "full":

@@ -30,7 +30,8 @@ def test_beta_is_what_the_rule_says_of_the_runs_own_beginning(auto, tmp_path):
 
     beta, pilots = find_beta(auto.run.utility, gains)
     assert settled == replace(auto, beta=beta) and beta != 1
-    assert told == [f"beta: {beta:g}, found by {pilots} pilot{'s' * (pilots > 1)} of 8 steps"]
+    assert told[0] == "beta: auto, from mostly one or two pilots of 8 steps, before the 50 of the run"
+    assert told[1:] == [f"beta: {beta:g}, found by {pilots} pilot{'s' * (pilots > 1)} of 8 steps"]
 
 
 def test_a_run_that_resumes_keeps_its_beta_and_another_one_looks_again(auto, monkeypatch):
