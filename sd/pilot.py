@@ -31,9 +31,7 @@ def settle(config: Config, tell: Callable[[str], None] = lambda line: None) -> C
         if content["settings"] == identity:
             return replace(config, beta=content["beta"])
     steps = max(4, round(SHARE * config.steps))
-    tell(
-        f"beta: auto, from pilots of {steps} steps before the run's {config.steps}; mostly one or two are run"
-    )
+    tell(f"beta: auto, from mostly one or two pilots of {steps} steps, before the {config.steps} of the run")
     quiet = replace(config, save_every=MOST, out=str(Path(config.out) / "pilot"))
 
     def gains(beta: float) -> Tensor:
