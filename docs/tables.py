@@ -237,6 +237,39 @@ def health() -> str:
     return table(["objective", *(f"step {step}" for step in steps)], lines)
 
 
+def transfer() -> str:
+    """Rank correlations of the plane with images, of the utilities, and how many pairs of names agree."""
+    content = json.loads((ROOT / "figures" / "transfer.json").read_text())
+    worlds, rows = {"figure6": "Figure 6", "moons": "moons", "grid": "grid"}, []
+    for pair in content["pairs"]:
+        here = {"world": pair["world"], "setting": pair["setting"], "names": "utilities"}
+        cells = [f"{worlds[pair['world']]}, {pair['setting']}"]
+        for of in ("best", "last", "breaks_at"):
+            found = pick(content["correlations"], **here, of=of)["correlation"]
+            cells.append("{rho:.2f} ({low:.2f} to {high:.2f})".format(**found))
+        rows.append([*cells, f"{pair['same']} of {pair['both']}"])
+    return table(["", "best score", "score at the end", "distance", "pairs that agree"], rows)
+
+
+def on_images() -> str:
+    """Each name on votes: its best wins, those at the end, and where it breaks."""
+    content = json.loads((ROOT / "figures" / "transfer.json").read_text())
+    rows = []
+    for e in sorted(content["images"], key=lambda e: -e["last"]):
+        where = f"{e['breaks_at']:.2f} ({e['low']:.2f} to {e['high']:.2f})"
+        rows.append([_named(e["name"]), number(e, "best"), f"{e['last']:.2f}", where, f"{e['broke']}"])
+    return table(["", "best wins", "wins at the end", "distance it goes", "seeds on which it breaks"], rows)
+
+
+def beta_images() -> str:
+    """The beta found on images beside the best of three."""
+    rows = []
+    for e in summary("beta-images"):
+        others = [f"{float(score):.3f}" for score in e["scores"].values()]
+        rows.append([_named(e["name"]), f"{e['found']:g}", *others, f"{e['ratio']:.2f}"])
+    return table(["utility", "beta found", "wins there", "at a quarter", "at 4 times", "of the best"], rows)
+
+
 def fill(text: str) -> str:
     """A page with its tables written anew."""
 
