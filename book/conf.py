@@ -36,10 +36,11 @@ if html_extra_path:
 
 
 def complete(app, docname, source):
-    """README.md gets the table of contents, and a listing its frame."""
+    """README.md gets a welcome below its title and the table of contents, and a listing its frame."""
     if docname == root_doc:
         title, rest = source[0].split("\n", 1)
-        source[0] = f"{title}\n\n{(ROOT / 'book' / 'contents.md').read_text()}\n{rest}"
+        welcome, contents = ((ROOT / "book" / name).read_text() for name in ("welcome.md", "contents.md"))
+        source[0] = "\n\n".join([title, welcome, rest, contents])
     elif app.env.doc2path(docname).suffix == ".py":
         name = f"{docname}.py"
         source[0] = f"# {name}\n\n```````python\n{source[0]}\n```````\n"
@@ -49,10 +50,9 @@ def describe_pictures(app, doctree):
     """The lessons keep a picture's alternative text beside it, as text/plain."""
     for output in doctree.findall(nodes.container):
         if output.get("nb_element") == "mime_bundle":
-            by_type = {child["mime_type"]: child for child in output}
-            if "text/plain" in by_type:
-                for image in output.findall(nodes.image):
-                    image["alt"] = by_type["text/plain"].astext()
+            texts = [child.astext() for child in output if child["mime_type"] == "text/plain"]
+            for image in output.findall(nodes.image):
+                image["alt"] = "".join(texts)  # without this, Sphinx takes the file's name
 
 
 def unlink_folders(app, doctree):
