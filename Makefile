@@ -46,7 +46,7 @@ notebooks: $(VENV)/notebooks
 	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb
 
-# a page refers to another page's sections by #document-PAGE#SECTION, which no browser finds in the printable file
+# in the printable file a link to a section of another page leads to that page: Sphinx gives it no better place
 book: $(VENV)/book
 	rm -rf out/book out/book-parts
 	$(SPHINX) . out/book
