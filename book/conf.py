@@ -15,7 +15,7 @@ html_theme = "furo"
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 root_doc = "README"
 # listings: Python files that a page links to
-include_patterns = ["README.md", "notebooks/*.ipynb", "notebooks/README.md", "docs/*.md"]
+include_patterns = ["README.md", "notebooks/*.ipynb", "notebooks/*.md", "docs/*.md"]
 include_patterns += ["toy/plain.py", "docs/more_utilities.py"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".py": "myst-nb"}
 
@@ -23,7 +23,7 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # a widget shows its text: it needs a kernel, and its scripts the network
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
 html_static_path = [str(MATHJAX), "book.css"]
 html_css_files = ["book.css"]
