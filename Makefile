@@ -2,6 +2,7 @@
 # make figure7   align a tiny Stable Diffusion, the paper's Figure 7
 # make lab       open the lessons in Jupyter
 # make notebooks run all lessons in order and keep their outputs
+# make book      build the course as web pages, out/book/index.html
 # make test      run the tests
 # make gpu-check try everything on a GPU, and measure it
 # make figures   regenerate everything in figures/, and the tables made of it
@@ -13,6 +14,7 @@ VENV := .venv
 export GOMP_SPINCOUNT ?= 1000
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SPHINX = $(RUN) -m sphinx -q -W --keep-going -c book -d out/book-parts/cache
 
 figure6: $(VENV)/base
 	$(RUN) -m toy figure6
@@ -47,6 +49,15 @@ notebooks: $(VENV)/notebooks
 	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb
 
+# in the printable file a link to a section of another page leads to that page: Sphinx gives it no better place
+book: $(VENV)/book
+	rm -rf out/book out/book-parts
+	$(SPHINX) . out/book
+	$(SPHINX) -b singlehtml . out/book-parts/printable
+	sed 's/href="\(#document-[^"#]*\)#[^"]*"/href="\1"/g' out/book-parts/printable/README.html > out/book/print.html
+	cp out/book/README.html out/book/index.html
+	$(RUN) book/check.py out/book
+
 test: $(VENV)/dev
 	$(RUN) -m pytest -n 2 --dist worksteal
 
@@ -76,4 +87,12 @@ $(VENV)/dev: $(VENV)/notebooks
 	$(PIP) --editable '.[sd,notebooks,dev]'
 	@touch $@
 
-.PHONY: figure6 figure7 figures lab notebooks test gpu-check lint
+# Building the book runs no lesson: it needs neither torch nor this project installed.
+$(VENV)/book: pyproject.toml constraints.txt
+	@echo "installing what makes the book into $(VENV), once"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $$($(RUN) -c "import tomllib; \
+	    print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['book'])")
+	@touch $@
+
+.PHONY: figure6 figure7 figures lab notebooks book test gpu-check lint
