@@ -1,6 +1,7 @@
 # make figure6   draw the paper's Figure 6, from nothing
 # make figure7   align a tiny Stable Diffusion, the paper's Figure 7
-# make lab       open the lessons in Jupyter
+# make lab       open copies of the lessons in Jupyter
+# make student   copy the project without its solutions, to hand out
 # make notebooks run all lessons in order and keep their outputs
 # make test      run the tests
 # make gpu-check try everything on a GPU, and measure it
@@ -36,8 +37,13 @@ figures: $(VENV)/sd
 	$(RUN) -m sd study --seeds 5 --out figures
 	$(RUN) docs/tables.py
 
+# copies, so that running a lesson changes no file that git tracks
 lab: $(VENV)/notebooks
-	$(RUN) -m jupyter lab notebooks
+	$(RUN) -m notebooks lessons course
+	$(RUN) -m jupyter lab course
+
+student: $(VENV)/notebooks
+	$(RUN) -m notebooks student out/student
 
 notebooks: $(VENV)/notebooks
 	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
@@ -73,4 +79,4 @@ $(VENV)/dev: $(VENV)/notebooks
 	$(PIP) --editable '.[sd,notebooks,dev]'
 	@touch $@
 
-.PHONY: figure6 figure7 figures lab notebooks test gpu-check lint
+.PHONY: figure6 figure7 figures lab student notebooks test gpu-check lint

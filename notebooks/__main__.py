@@ -18,6 +18,21 @@ def parser() -> Parser:
     sub.add_argument("--seconds", type=number(0, 3600), default=20, metavar="S", help=text)
     text = "memory limit of an exercise, on Linux (4)"
     sub.add_argument("--memory", type=number(0, 1000), default=4, metavar="GB", help=text)
+
+    about = "copy the lessons into a folder to work in; what is there already is kept"
+    sub = add_command(commands, "lessons", "notebooks.hand_out:lessons", about)
+    sub.add_argument("folder", metavar="FOLDER", help="folder of your copies")
+    about = "copy the project without its solutions, to hand out"
+    sub = add_command(commands, "student", "notebooks.hand_out:student", about)
+    sub.add_argument("folder", metavar="FOLDER", help="folder to make")
+
+    about = "make one data set of the likes of a class, and say how far its members agree"
+    sub = add_command(commands, "pool", "notebooks.pool:pool", about)
+    text = "feedback.csv with its images; or a folder of such folders"
+    sub.add_argument("folders", nargs="+", metavar="FOLDER", help=text)
+    sub.add_argument("--out", default="out/pool", metavar="DIR", help="folder of the data set (out/pool)")
+    text = "one row for each image, with the label of the majority"
+    sub.add_argument("--majority", action="store_true", help=text)
     return top
 
 
