@@ -2,6 +2,7 @@
 # make figure7   align a tiny Stable Diffusion, the paper's Figure 7
 # make lab       open copies of the lessons in Jupyter
 # make student   copy the project without its solutions, to hand out
+# make slides    make the slides of one session of 90 minutes
 # make notebooks run all lessons in order and keep their outputs
 # make test      run the tests
 # make gpu-check try everything on a GPU, and measure it
@@ -45,6 +46,9 @@ lab: $(VENV)/notebooks
 student: $(VENV)/notebooks
 	$(RUN) -m notebooks student out/student
 
+slides: $(VENV)/notebooks
+	$(RUN) -m notebooks slides
+
 notebooks: $(VENV)/notebooks
 	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
@@ -79,4 +83,4 @@ $(VENV)/dev: $(VENV)/notebooks
 	$(PIP) --editable '.[sd,notebooks,dev]'
 	@touch $@
 
-.PHONY: figure6 figure7 figures lab student notebooks test gpu-check lint
+.PHONY: figure6 figure7 figures lab student slides notebooks test gpu-check lint

@@ -33,6 +33,10 @@ def parser() -> Parser:
     sub.add_argument("--out", default="out/pool", metavar="DIR", help="folder of the data set (out/pool)")
     text = "one row for each image, with the label of the majority"
     sub.add_argument("--majority", action="store_true", help=text)
+
+    about = "make the slides of one session of 90 minutes, from the lessons"
+    sub = add_command(commands, "slides", "notebooks.slides:slides", about)
+    sub.add_argument("--out", default="out", metavar="DIR", help="folder for slides.html (out)")
     return top
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from notebooks import slides
+from notebooks.__main__ import main
 from notebooks.solutions import lesson4, lesson6
 from toy import diffusion, losses, utilities
 
@@ -74,3 +76,35 @@ def test_a_term_stands_in_its_lesson_with_its_symbol(row):
     for symbol in re.findall(r"`([^`]+)`", symbols):
         assert symbol in text, symbol
     assert meaning.endswith(".") and 1 <= len(re.findall(r"[.!?](?: |$)", meaning)) <= 3
+
+
+@pytest.fixture(scope="module")
+def deck(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deck")
+    assert main(["slides", "--out", str(folder)]) == 0
+    return (folder / "slides.html").read_text("utf-8")
+
+
+def test_the_slides_need_no_network_and_show_every_picture_of_their_sections(deck):
+    assert not re.search(r"(?:src|href)=.(?!data:|#)|@import|url\(", deck)
+    assert 40 <= deck.count("<section>") <= 65
+    assert deck.count('picture"') >= 14 and "Exercise 1: " not in deck
+    assert "def kto_loss(policy_error" in deck and "win 4 or nothing / win 2     " in deck
+
+
+def test_the_slides_have_no_formula_left_in_latex(deck):
+    words = re.sub(r"<(script|style|pre)>.*?</\1>|<[^>]*>", " ", deck, flags=re.S)
+    assert deck.count("data:image/svg+xml") > 80 and not re.search(r"\$|\\[a-z]+|@formula", words)
+
+
+def test_a_section_that_is_no_longer_in_the_lessons_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(slides.SECTIONS, 1, ("## The old name",))
+    assert main(["slides", "--out", str(tmp_path)]) == 2
+    assert "no lesson has '## The old name'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_formula_of_the_lessons_could_be_put_on_a_slide(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "markdown":
+            slides.render("".join(cell["source"]))
