@@ -37,6 +37,11 @@ def parser() -> Parser:
     about = "make the slides of one session of 90 minutes, from the lessons"
     sub = add_command(commands, "slides", "notebooks.slides:slides", about)
     sub.add_argument("--out", default="out", metavar="DIR", help="folder for slides.html (out)")
+
+    about = "print the addresses of the course on Binder, Codespaces and Colab"
+    sub = add_command(commands, "online", "notebooks.online:online", about)
+    text = "also write into every lesson the lines that Colab needs"
+    sub.add_argument("--colab", action="store_true", help=text)
     return top
 
 

@@ -9,7 +9,7 @@ from toy.files import output_folder, save_atomically, save_folder
 ROOT = Path(__file__).parent.parent
 HANDED_OUT = (
     *("README.md", "LICENSE", "CITATION.cff", "Makefile", "pyproject.toml", "constraints.txt"),
-    *("environment.yml", ".gitignore"),
+    *("environment.yml", ".gitignore", ".binder", ".devcontainer"),
     *("toy", "sd", "notebooks", "docs", "figures"),
 )
 

@@ -37,7 +37,14 @@ SECTIONS = {
         *("# 3.", "## The setting", "## Two models", "## The implicit", "## The reference", "## The loss"),
         *("## Exercise 3", "## All of Diff", "## In three lines"),
     ),
-    4: ("# 4.", "## The objectives", "## Train them", "## Why the printed", "## What reprod"),
+    4: (
+        "# 4.",
+        "## The objectives",
+        "## Train them",
+        "## Why the printed",
+        "## Exercise 3",
+        "## What reprod",
+    ),
     7: ("# 7.", "## A utility is", "## A live panel", "## In three lines"),
 }
 CODE = ("def training(", "OFFERS = {", "checks.kto_loss(kto_loss)", "def kto(", "def bend(")  # shown as well
