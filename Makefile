@@ -1,6 +1,8 @@
 # make figure6   draw the paper's Figure 6, from nothing
 # make figure7   align a tiny Stable Diffusion, the paper's Figure 7
-# make lab       open the lessons in Jupyter
+# make lab       open copies of the lessons in Jupyter
+# make student   copy the project without its solutions, to hand out
+# make slides    make the slides of one session of 90 minutes
 # make notebooks run all lessons in order and keep their outputs
 # make book      build the course as web pages, out/book/index.html
 # make test      run the tests
@@ -41,8 +43,16 @@ figures: $(VENV)/sd
 	$(RUN) docs/film.py
 	$(RUN) docs/tables.py
 
+# copies, so that running a lesson changes no file that git tracks
 lab: $(VENV)/notebooks
-	$(RUN) -m jupyter lab notebooks
+	$(RUN) -m notebooks lessons course
+	$(RUN) -m jupyter lab course
+
+student: $(VENV)/notebooks
+	$(RUN) -m notebooks student out/student
+
+slides: $(VENV)/notebooks
+	$(RUN) -m notebooks slides
 
 notebooks: $(VENV)/notebooks
 	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
@@ -95,4 +105,4 @@ $(VENV)/book: pyproject.toml constraints.txt
 	    print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['book'])")
 	@touch $@
 
-.PHONY: figure6 figure7 figures lab notebooks book test gpu-check lint
+.PHONY: figure6 figure7 figures lab student slides notebooks book test gpu-check lint

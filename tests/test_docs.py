@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from docs import gpu_check, memory, tables
+from notebooks.__main__ import parser as notebooks_parser
 from notebooks.answers import EXERCISES
 from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
 from sd.__main__ import parser as sd_parser
@@ -38,7 +39,7 @@ def figure(name):
 def commands(page):
     """(package, words) of every `python -m toy ...` and `-m sd ...` in a page."""
     text = page.read_text().replace("\\\n", " ")
-    for package, line in re.findall(r"-m (toy|sd) ([^`\n#]*)", text):
+    for package, line in re.findall(r"-m (toy|sd|notebooks) ([^`\n#]*)", text):
         yield package, shlex.split(line.strip().rstrip(",.;:)"))
 
 
@@ -47,7 +48,7 @@ def test_every_command_exists_with_its_options(page):
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", page.read_text(), re.M):
         assert re.search(rf"^{''.join(target)}:", makefile, re.M), target
-    known = {"toy": toy_parser(), "sd": sd_parser()}
+    known = {"toy": toy_parser(), "sd": sd_parser(), "notebooks": notebooks_parser()}
     for package, words in commands(page):
         choices = known[package]._subparsers._group_actions[0].choices
         if words[0] in ("COMMAND", "--help"):
@@ -76,7 +77,7 @@ def test_the_memory_of_the_papers_recipe_is_what_the_page_says():
 @pages
 def test_every_option_that_is_named_alone_exists(page):
     known = {option(name) for name in Config.__dataclass_fields__} | {"--help"}
-    for parser in (toy_parser(), sd_parser()):
+    for parser in (toy_parser(), sd_parser(), notebooks_parser()):
         for sub in parser._subparsers._group_actions[0].choices.values():
             known |= set(sub._option_string_actions)
     for name in re.findall(r"`(--[\w-]+)", page.read_text()):
