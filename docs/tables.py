@@ -13,6 +13,7 @@ from toy.statistics import interval
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAIRS = (("best", "best"), ("best", "last"), ("last", "last"), ("breaks_at", "breaks_at"))  # plane, images
 MAIN = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 
 
@@ -242,13 +243,14 @@ def transfer() -> str:
     content = json.loads((ROOT / "figures" / "transfer.json").read_text())
     worlds, rows = {"figure6": "Figure 6", "moons": "moons", "grid": "grid"}, []
     for pair in content["pairs"]:
-        here = {"world": pair["world"], "setting": pair["setting"], "names": "utilities"}
+        here = {"world": pair["world"], "setting": pair["setting"]}
         cells = [f"{worlds[pair['world']]}, {pair['setting']}"]
-        for of in ("best", "last", "breaks_at"):
-            found = pick(content["correlations"], **here, of=of)["correlation"]
-            cells.append("{rho:.2f} ({low:.2f} to {high:.2f})".format(**found))
+        for of, on in PAIRS:
+            entry = pick(content["correlations"], **here, plane=of, images=on)["utilities"]
+            cells.append("{rho:.2f} ({low:.2f} to {high:.2f})".format(**entry))
         rows.append([*cells, f"{pair['same']} of {pair['both']}"])
-    return table(["", "best score", "score at the end", "distance", "pairs that agree"], rows)
+    columns = ["best, of best", "best, of end", "end, of end", "distance", "pairs that agree"]
+    return table(["", *columns], rows)
 
 
 def on_images() -> str:

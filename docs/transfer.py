@@ -33,7 +33,8 @@ MORE = ("arctan", "clipped", "asymmetric", "exploding", "huber", "fearful_sigmoi
 OTHERS = ("sft", "csft", "diffusion_dpo", "smpo")
 SEEDS, TUNING_SEED, GAMMA = 5, 1000, 0.5
 FLIPPED = {"usual beta, gamma 0.8": 0.0, "as on images": 0.0, "as on images, 30% wrong": 0.3}
-NUMBERS = {"best": "best score", "last": "score at the end", "breaks_at": "distance at which it breaks"}
+NUMBERS = {"best": "best score", "last": "score at the end", "breaks_at": "distance it goes"}
+PAIRS = (("best", "best"), ("best", "last"), ("last", "last"), ("breaks_at", "breaks_at"))  # plane, images
 
 
 def spec(name: str) -> str:
@@ -89,22 +90,21 @@ def agreement(points: list[dict], images: list[dict]) -> dict[str, int]:
 
 
 def correlate(points: list[dict], images: list[dict]) -> list[dict]:
-    """Rank correlation of each number in the plane with the same one on images: of all names, and of the
-    utilities alone."""
+    """Rank correlations of a number in the plane with one on images: of all names, and of utilities alone."""
     rows = []
-    for of in NUMBERS:
-        sides = [{e["name"]: e[of] for e in entries} for entries in (points, images)]
-        rows.append({"of": of, "names": "all"} | {"correlation": rank_correlation(*sides)})
+    for of, on in PAIRS:
+        sides = {e["name"]: e[of] for e in points}, {e["name"]: e[on] for e in images}
         alone = [{k: v for k, v in side.items() if k not in OBJECTIVES} for side in sides]
-        rows.append({"of": of, "names": "utilities"} | {"correlation": rank_correlation(*alone)})
+        rows.append({"plane": of, "images": on, "all": rank_correlation(*sides)})
+        rows[-1]["utilities"] = rank_correlation(*alone)
     return rows
 
 
 def picture(plane: dict[str, list[dict]], images: list[dict]) -> plots.plt.Figure:
-    """Each name as a dot, plane against images: its best score, and how far it goes before it breaks."""
+    """Each name as a dot, plane against images: its best score, and its score at the end of the path."""
     fig, axes = plots.figure(2, len(plane), 4.6, 4.2)
     on_image = {e["name"]: e for e in images}
-    for row, of in enumerate(("best", "breaks_at")):
+    for row, of in enumerate(("best", "last")):
         for ax, (title, entries) in zip(axes[row * len(plane) :], plane.items(), strict=False):
             for e in entries:
                 label, colour, marker, _ = plots.style(e["name"])
@@ -112,9 +112,8 @@ def picture(plane: dict[str, list[dict]], images: list[dict]) -> plots.plt.Figur
                 ax.plot(x, y, linestyle="none", marker=marker, color=colour)
                 place = {"textcoords": "offset points", "xytext": (4, 3), "fontsize": 7}
                 ax.annotate(label.replace("_", " "), (x, y), **place)
-            ax.set(title=title, xlabel=f"in the plane: {NUMBERS[of]}", ylabel=f"on images: {NUMBERS[of]}")
-            if of == "breaks_at":
-                ax.set(xscale="log", yscale="log")
+            ax.set(xlabel=f"in the plane: {NUMBERS[of]}", ylabel=f"on images: {NUMBERS[of]}")
+            ax.set_title(title, fontsize=9)
     return fig
 
 
@@ -128,14 +127,12 @@ def main() -> None:
             points[f"{title}, {setting}"] = best(rows, "balance")
             correlations += [about | row for row in correlate(points[f"{title}, {setting}"], summary)]
             pairs.append(about | agreement(rows, images))
-    for row in correlations:
-        print(row["world"], row["setting"], row["of"], row["names"], row["correlation"])
-    print(*pairs, sep="\n")
+    print(*correlations, *pairs, sep="\n")
     keys = ("name", "seed", "beta", "step", "moved", "wins", "following", "flaw")
     slim = [{key: row[key] for key in keys if key in row} for row in images if row["name"] not in OTHERS]
     content = {"images": summary, "plane": points, "correlations": correlations, "pairs": pairs}
     save_json(ROOT / "figures" / "transfer.json", content | {"rows": slim})
-    shown = {title: entries for title, entries in points.items() if title.endswith("as on images")}
+    shown = {title: entries for title, entries in points.items() if title.endswith("wrong")}
     plots.save(picture(shown, summary), ROOT / "figures" / "transfer.png")
 
 

@@ -31,9 +31,10 @@ def test_utilities_are_correlated_with_and_without_the_other_objectives():
     names = ["sft", "csft", "diffusion_dpo", "smpo", *transfer.MORE]
     entries = [{"name": n, "best": k, "last": k, "breaks_at": 1.0 + k} for k, n in enumerate(names)]
     turned = [e | {"best": 4 - e["best"]} if e["best"] < 4 else e for e in entries]  # the objectives only
-    first, alone, *_ = transfer.correlate(entries, turned)
-    assert alone["names"] == "utilities" and alone["correlation"]["rho"] == pytest.approx(1)
-    assert first["correlation"]["rho"] < 1 and first["correlation"]["names"] == 11
+    first, crossed, *_ = transfer.correlate(entries, turned)
+    assert (first["plane"], first["images"], crossed["images"]) == ("best", "best", "last")
+    assert first["utilities"]["rho"] == pytest.approx(1) and first["utilities"]["names"] == 7
+    assert first["all"]["rho"] < 1 and first["all"]["names"] == 11
 
 
 def test_the_committed_study_is_of_its_rows():

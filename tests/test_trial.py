@@ -79,10 +79,12 @@ def test_a_run_that_leaves_the_data_warns_and_a_fine_one_does_not(world, pretrai
 
 
 def test_settings_differ_as_their_names_say(world):
-    usual, wrong, rare, half, graded, *elsewhere = trial.settings(world, "diffusion")
+    usual, wrong, rare, half, pushed, graded, *elsewhere = trial.settings(world, "diffusion")
     wrongly = (wrong.feedback(0).desirable != usual.feedback(0).desirable).float().mean().item()
     assert wrongly == pytest.approx(0.2)
     assert (len(rare.feedback(0).x0), rare.feedback(0).desirable.sum()) == (500, 50)
+    wrongly = (pushed.feedback(0).desirable != usual.feedback(0).desirable).float().mean().item()
+    assert wrongly == pytest.approx(0.3) and pushed.gamma == 0.5
     assert half.gamma == 0.5 and graded.feedback(0).weight.mean() == pytest.approx(2.0, rel=1e-4)
     assert [s.title for s in elsewhere] == [
         "moons with diffusion",

@@ -32,6 +32,7 @@ PAPER = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 OTHER = "kahneman_tversky"
 SAMPLES, FACTORS = 1000, (1, 0.5, 2, 0.25, 4)  # betas tried, times the one that toy.beta finds
 CHOOSING, FIRST, MOST = 2, 3, 9  # seeds to choose beta on; judged at first; judged at most, while in doubt
+PUSHED = "half-disliked, 30% wrong labels"  # what goes with images: see docs/transfer.py
 CPU_SECONDS = 75  # after which no more seeds are added
 MIDDLE, END = range(116, 126), range(241, 251)  # steps of 250 that are looked at
 PLACES = [(world, "diffusion") for world in ("figure6", "moons", "grid")] + [("figure6", "flow")]
@@ -65,6 +66,7 @@ def settings(world: data.World, process: str) -> list[Setting]:
         Setting("20% wrong labels", world, process, usual(world, flipped=0.2)),
         Setting("10% likes of 500 labels", world, process, usual(world, n=500, desirable_share=0.1)),
         Setting("half-disliked batches", world, process, usual(world), gamma=0.5),
+        Setting(PUSHED, world, process, usual(world, flipped=0.3), gamma=0.5),
     ]
     if world.name == "figure6":  # the other worlds have no best point to rate by
         here.append(Setting("graded likes", world, process, graded))
