@@ -1,9 +1,9 @@
-"""Does the plane predict images, or one world of it another? python docs/predict.py
+"""Does one world of the plane predict another? python docs/predict.py
 
 Paths of many utilities and objectives at the usual beta, in three worlds: how good each becomes, and how far
-it can be pushed before it breaks. (One that does not break counts as far as it went.) On images the paths are
-those of python -m sd study, of fewer objectives. It takes 8 minutes of CPU time. Each world is kept in
-out/paths, and measured only if it is not there. Writes figures/paths.json and figures/paths.png.
+it can be pushed before it breaks. (One that does not break counts as far as it went.) It takes 8 minutes of
+CPU time. Each world is kept in out/paths, and measured only if it is not there. Writes figures/paths.json and
+figures/paths.png. Whether the plane predicts images is measured by docs/transfer.py.
 """
 
 import json
@@ -56,7 +56,7 @@ def measured(world: str) -> list[dict]:
 
 
 def table(summaries: dict[str, list[dict]]) -> dict[str, dict[str, dict]]:
-    """{name: {world: entry of toy.breaks.best}}, and of images too if their summary is among them."""
+    """{name: {world: entry of toy.breaks.best}}."""
     return {
         name: {world: e for world, entries in summaries.items() for e in entries if e["name"] == name}
         for name in NAMES
@@ -82,11 +82,6 @@ def rank_correlation(first: dict[str, float], other: dict[str, float]) -> dict[s
     return {"rho": float(spearmanr(x, y)[0]), "low": low, "high": high, "names": len(names)}
 
 
-def images() -> list[dict]:
-    """The same summary of the objectives that python -m sd study has pushed on images, by wins."""
-    return best(json.loads((ROOT / "figures" / "study.json").read_text())["rows"], "wins")
-
-
 def correlate(summaries: dict[str, list[dict]]) -> list[dict]:
     """The rank correlation of each two worlds, by each number of the summaries that differs in both."""
     correlations = []
@@ -109,7 +104,7 @@ def main() -> None:
             cells += [f"{e['best']:.3f} ± {e['half_width']:.3f}", f"{e['last']:.3f}"]
             cells += [f"{e['breaks_at']:.2f} ({e['low']:.2f} to {e['high']:.2f})", f"{e['broke']} of {SEEDS}"]
         print("| " + " | ".join(cells) + " |")
-    correlations = correlate(summaries | {"images": images()})
+    correlations = correlate(summaries)
     for entry in correlations:
         print("{of}, {first} and {other}: {rho:.2f} ({low:.2f} to {high:.2f}, 95%)".format(**entry))
     for world in WORLDS:

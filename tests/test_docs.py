@@ -348,9 +348,6 @@ def test_some_break_in_every_world_some_in_none_and_all_are_alike_when_pushed_ge
     assert dpo["best"] - dpo["half_width"] > 0.4 and dpo["last"] == 0
     of = {(r["of"], r["first"], r["other"]): r for r in paths["rank_correlations"]}
     assert of["best", "moons", "grid"]["low"] > 0.7 and of["best", "figure6", "moons"]["low"] < 0
-    assert all(
-        of["best", world, "images"]["low"] < 0 < of["best", world, "images"]["high"] for world in broke
-    )
 
 
 @pytest.mark.parametrize("share", (0.5, 0.2, 0.1, 0.05))
