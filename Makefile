@@ -29,6 +29,7 @@ figures: $(VENV)/sd
 	for world in moons rings grid; do $(RUN) -m toy figure6 --world $$world --seeds 5 --out figures || exit; done
 	$(RUN) -m toy utilities --out figures
 	$(RUN) -m toy sweep --seeds 10 --out figures
+	$(RUN) -m toy explore --out figures
 	$(RUN) -m toy sweep --seeds 5 --world moons --out figures
 	$(RUN) docs/graded.py
 	rm -f figures/beta.json && $(RUN) docs/beta.py

@@ -141,7 +141,7 @@ def run(*arguments, **options):
 
 
 COMMANDS = {
-    "toy": ["figure6", "utilities", "try x", "sweep", "bench"],
+    "toy": ["figure6", "utilities", "try x", "sweep", "explore", "bench"],
     "sd": [
         "train tiny",
         "plan tiny",
