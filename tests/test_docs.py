@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from docs import gpu_check, memory, tables
+from docs.beta_images import summarise
 from notebooks.__main__ import parser as notebooks_parser
 from notebooks.answers import EXERCISES
 from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
@@ -429,3 +430,12 @@ def test_the_first_picture_moves_and_where_nothing_moves_shows_its_end():
     assert shapes.redness(below[None]) > shapes.redness(above[None]) + 0.02
     noise = [part[:, 30:] for part in frames[1].chunk(2, 1)]  # without the titles
     assert torch.equal(*noise)  # both start from the same
+
+
+def test_a_beta_found_on_images_wins_nearly_as_often_as_the_best_of_three():
+    entries = figure("beta-images")["summary"]
+    assert len(entries) == 7 and all(entry["ratio"] >= 0.95 for entry in entries)
+    assert min(entry["gain_ratio"] for entry in entries) == pytest.approx(0.83, abs=0.005)
+    for entry, again in zip(entries, summarise(figure("beta-images")["rows"]), strict=True):
+        assert (entry["name"], entry["best_step"]) == (again["name"], again["best_step"])
+        assert entry["ratio"] == pytest.approx(again["ratio"], abs=1e-5)
