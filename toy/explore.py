@@ -133,7 +133,7 @@ def describe(name: str, utility: Utility) -> dict:
 def areas(world: World) -> list[dict]:
     """Centre of the liked and of the disliked points, and the radii of circles that hold half of them and
     95%: both are round Gaussians. Disliked points are the denser ones below the line halfway between."""
-    found = []
+    circles = []
     for name, some, (colour, line) in (
         ("liked", world.desirable, plots.LIKED),
         ("disliked", world.undesirable, plots.DISLIKED),
@@ -141,7 +141,7 @@ def areas(world: World) -> list[dict]:
         x = some(40_000, generator("shade", 0))
         radii = (x - x.mean(0)).norm(dim=1).quantile(torch.tensor([0.95, 0.5]))
         numbers = [round(v, 3) for v in (*x.mean(0).tolist(), *radii.tolist())]
-        found.append(
+        circles.append(
             {
                 "centre": numbers[:2],
                 "radii": numbers[2:],
@@ -150,4 +150,4 @@ def areas(world: World) -> list[dict]:
                 "dashed": line == "dashed",
             }
         )
-    return found
+    return circles
