@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from notebooks.answers import compare, compare_numbers, exercise, wrong_shape
+from notebooks.checks_flow import euler_step, velocity_to_eps  # noqa: F401, lesson 9's
 from toy import diffusion, losses, statistics, utilities
 from toy.data import generator
 from toy.diffusion import linear_schedule, variance_preserving

@@ -69,8 +69,8 @@ def assert_clean(notebook):
         assert not MACHINE_PATH.search(text) and str(ROOT) not in text, text
 
 
-def test_there_are_eight_lessons_and_they_are_small():
-    assert [path.stem[0] for path in LESSONS] == list("12345678")
+def test_there_are_nine_lessons_and_they_are_small():
+    assert [path.stem[0] for path in LESSONS] == list("123456789")
     assert sum(path.stat().st_size for path in LESSONS) < 8e6
 
 
