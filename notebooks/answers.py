@@ -71,12 +71,11 @@ def compare_numbers(student: Callable, right: Callable, cases: list[tuple], mist
     """The same for functions of plain numbers, on several cases at once."""
 
     def on_all(function: Callable) -> Callable:
-        def answers():
-            values = [function(*case) for case in cases]
-            odd = [v for v in values if not isinstance(v, int | float | Tensor)]
-            return odd[0] if odd else torch.tensor([float(v) for v in values])
+        return lambda: torch.tensor([float(function(*case)) for case in cases])
 
-        return answers
+    for value in (student(*case) for case in cases):
+        if not isinstance(value, int | float | Tensor):
+            return no_tensor(value, "a number")
 
     return compare(on_all(student), on_all(right), (), [(on_all(m), text) for m, text in mistakes])
 
@@ -90,10 +89,10 @@ def wrong_shape(value, shape: tuple) -> str | None:
     return None
 
 
-def no_tensor(value) -> str:
+def no_tensor(value, asked: str = "a tensor") -> str:
     if value is None or value is ...:
         return "it returns nothing yet; put your answer where the dots are"
-    return f"it returns {type(value).__name__}; asked for is a tensor"
+    return f"it returns {type(value).__name__}; asked for is {asked}"
 
 
 def _answer(function: Callable, inputs: tuple, gradients: bool) -> list:

@@ -36,8 +36,11 @@ def errors(seed: int) -> torch.Tensor:
 def estimate_x0(student):
     """That is the clean point that a sampler heads for."""
 
-    def of(formula):  # of the noise, the share of signal and xt
-        return lambda xt, t, eps, abar: formula(xt, abar[t][:, None], eps)
+    def of(formula, earlier=0):  # of xt, the share of signal and the noise
+        return lambda xt, t, eps, abar: formula(xt, abar[t - earlier][:, None], eps)
+
+    def solution(xt, a, eps):
+        return (xt - (1 - a).sqrt() * eps) / a.sqrt()
 
     mistakes = [
         (of(lambda xt, a, eps: (xt - (1 - a) * eps) / a), "abar is a share of variance: take square roots"),
@@ -45,21 +48,31 @@ def estimate_x0(student):
         (of(lambda xt, a, eps: (xt + (1 - a).sqrt() * eps) / a.sqrt()), "noise was added: take it away"),
         (of(lambda xt, a, eps: (xt - (1 - a).sqrt() * eps) * a.sqrt()), "divide by sqrt(abar), not multiply"),
         (of(lambda xt, a, eps: a.sqrt() * xt + (1 - a).sqrt() * eps), "that adds noise; turn it around"),
+        (
+            of(lambda xt, a, eps: solution(xt, 1 - a, eps)),
+            "the shares are exchanged: sqrt(abar) belongs to x0, sqrt(1 - abar) to the noise",
+        ),
+        (of(lambda xt, a, eps: (xt - eps) / a.sqrt()), "the noise has a share too: sqrt(1 - abar)"),
+        (of(lambda xt, a, eps: xt - eps), "the shares of signal and noise are missing"),
+        (of(solution, earlier=1), "abar[t] belongs to timestep t: leave out the - 1"),
     ]
-    right = of(lambda xt, a, eps: (xt - (1 - a).sqrt() * eps) / a.sqrt())
-    return compare(student, right, (points(0), torch.tensor([10, 300, 500, 900]), points(1), ABAR), mistakes)
+    inputs = points(0), torch.tensor([10, 300, 500, 900]), points(1), ABAR
+    return compare(student, of(solution), inputs, mistakes)
 
 
 @exercise
 def ddim_step(student):
     """Repeated from pure noise down to clean data, it is a sampler."""
 
-    def of(formula):  # of the estimated x0, both shares of signal and the noise
+    def of(formula, sign=-1, earlier=0):  # of the estimated x0, both shares of signal and the noise
         def step(xt, t, t_next, eps, abar):
-            a, b = abar[t], abar[t_next]
-            return formula((xt - (1 - a).sqrt() * eps) / a.sqrt(), a, b, eps)
+            a, b = abar[t - earlier], abar[t_next - earlier]
+            return formula((xt + sign * (1 - a).sqrt() * eps) / a.sqrt(), a, b, eps)
 
         return step
+
+    def noised(x0, a, b, eps):
+        return b.sqrt() * x0 + (1 - b).sqrt() * eps
 
     mistakes = [
         (of(lambda x0, a, b, eps: x0), "that is the estimated x0: noise it again, to the level of t_next"),
@@ -72,11 +85,14 @@ def ddim_step(student):
         (of(lambda x0, a, b, eps: (1 - b).sqrt() * x0 + b.sqrt() * eps), "sqrt(abar) belongs to x0"),
         (of(lambda x0, a, b, eps: a.sqrt() * x0 + (1 - b).sqrt() * eps), "the signal must be t_next's too"),
         (of(lambda x0, a, b, eps: b * x0 + (1 - b) * eps), "abar is a share of variance: take square roots"),
-        (lambda xt, t, n, eps, abar: abar[n].sqrt() * xt + (1 - abar[n]).sqrt() * eps, "noise x0, not xt"),
+        (lambda xt, t, n, eps, abar: noised(xt, abar[t], abar[n], eps), "noise x0, not xt"),
+        (of(lambda x0, a, b, eps: noised(a.sqrt() * x0, a, b, eps)), "x0 is not divided by sqrt(abar[t])"),
+        (of(lambda x0, a, b, eps: noised(x0, a, b, -eps)), "the noise is added again, not taken away"),
+        (of(noised, sign=1), "in x0 the noise is taken away"),
+        (of(noised, earlier=1), "abar[t] belongs to timestep t: leave out the - 1"),
     ]
     inputs = points(0), torch.tensor(600), torch.tensor(400), points(1), ABAR
-    right = of(lambda x0, a, b, eps: b.sqrt() * x0 + (1 - b).sqrt() * eps)
-    return compare(student, right, inputs, mistakes)
+    return compare(student, of(noised), inputs, mistakes)
 
 
 # Lesson 2: utility functions
@@ -95,6 +111,12 @@ def loss_aversion(student):
         (bent(1, 1 / 2.25), "that makes losses count less: multiply instead of dividing"),
         (bent(2.25, 2.25), "gains are enlarged too: only losses should be"),
         (lambda x: bent(1, 2.25)(x).mean(), "one value for each example: leave out the mean"),
+        (lambda x: torch.where(x >= 0, x, 2.25), "a loss is worth 2.25 times x, not 2.25"),
+        (lambda x: torch.where(x >= 0, x, -2.25), "a loss is worth 2.25 times x, not -2.25"),
+        (
+            lambda x: bent(1, 2.25)(x.sign() * x.abs() ** 0.88),
+            "that is the whole function of 1992: here leave the power out",
+        ),
     ]
     return compare(student, bent(1, 2.25), (torch.tensor([-3.0, -0.5, 0.5, 3.0]),), mistakes)
 
@@ -115,9 +137,34 @@ def slope(student):
             lambda utility, x: -utilities.slope(utility, x),
             "the sign is turned: the gradient of U is the slope",
         ),
+        (
+            lambda utility, x: utilities.slope(utilities.loss_averse, x),
+            "that is the slope of log sigmoid: take the gradient of whatever utility is given",
+        ),
+        (
+            lambda utility, x: utilities.slope(utilities.kahneman_tversky, x),
+            "that is the slope of the sigmoid: take the gradient of whatever utility is given",
+        ),
     ]
     x = torch.tensor([-2.0, 0.0, 1.0, 3.0])
-    return compare(student, utilities.slope, (utilities.loss_averse, x), mistakes, gradients=False)
+    for utility in (utilities.loss_averse, utilities.kahneman_tversky):
+        answer = student(utility, x.clone())
+        if isinstance(answer, tuple):
+            return "torch.autograd.grad returns a tuple, one entry for each input: take [0]"
+        wrong = compare(student, utilities.slope, (utility, x), mistakes, gradients=False)
+        if wrong and _nearly(answer, utilities.slope(utility, x)):
+            return "close, as a difference quotient is: torch.autograd.grad gives the slope itself"
+        if wrong:
+            return wrong
+    return None
+
+
+def _nearly(answer, right) -> bool:
+    return (
+        isinstance(answer, torch.Tensor)
+        and answer.shape == right.shape
+        and (answer - right).abs().max() < 0.01
+    )
 
 
 # Lesson 3: the loss
@@ -134,6 +181,10 @@ def denoising_error(student):
         (lambda p, e: (p - e).mean(-1).square(), "first the squares, then their mean"),
         (lambda p, e: (p - e).abs().mean(-1), "the square of the difference, not its size"),
         (lambda p, e: (p - e).square().mean(-1).sqrt(), "the mean square, without a root"),
+        (lambda p, e: (p - e).norm(dim=-1), "norm() is the root of a sum: take the mean of the squares"),
+        (lambda p, e: (p - e).square().median(-1).values, "the mean of the squares, not their median"),
+        (lambda p, e: (p - e).square(), "one number for each example: the mean over dim=-1 is missing"),
+        (lambda p, e: (p - e).square().mean(-1).detach(), "the gradient is cut: no detach() here"),
     ]
     return compare(student, lambda p, e: (p - e).square().mean(-1), (points(0), points(1)), mistakes)
 
@@ -141,16 +192,37 @@ def denoising_error(student):
 @exercise
 def reference_point(student):
     """The batch's mean reward, never below 0, without a gradient."""
+
+    def on_both(function):  # a batch that gained and one that lost
+        def values(p, above, below):
+            both = [function(p, above), function(p, below)]
+            numbers = all(isinstance(value, float | torch.Tensor) for value in both)
+            return torch.stack([torch.as_tensor(value) for value in both]) if numbers else both[0]
+
+        return values
+
     mistakes = [
         (lambda p, r: (r - p).mean().clamp(min=0), "detach() it: training must not move its own yardstick"),
         (lambda p, r: (r - p).mean().detach(), "it is never below 0: the clamp is missing"),
+        (
+            lambda p, r: (r - p).mean(),
+            "never below 0, and without a gradient: clamp() and detach()",
+        ),
         (lambda p, r: (p - r).mean().clamp(min=0).detach(), "the reward is reference minus policy: sign"),
+        (lambda p, r: (p - r).mean().detach(), "the reward is reference minus policy: sign"),
         (lambda p, r: (r - p).clamp(min=0).mean().detach(), "first the mean, then the clamp"),
         (lambda p, r: (r - p).clamp(min=0).detach(), "one number for the batch: take the mean"),
         (lambda p, r: (r - p).sum().clamp(min=0).detach(), "the mean, not the sum"),
+        (lambda p, r: (r - p).median().clamp(min=0).detach(), "the mean, not the median"),
+        (
+            lambda p, r: (r - p).mean().abs().detach(),
+            "abs() makes a gain of a loss: below 0 it is 0, by clamp(min=0)",
+        ),
+        (lambda p, r: (r - p).mean().clamp(max=0).detach(), "clamp(max=0) is never above 0: clamp(min=0)"),
     ]
-    above = compare(student, losses.reference_point, (errors(0), errors(1) + 0.5), mistakes)
-    return above or compare(student, losses.reference_point, (errors(0), errors(1) - 0.5), mistakes)
+    inputs = errors(0), errors(1) + 0.5, errors(1) - 0.5
+    named = [(on_both(mistake), text) for mistake, text in mistakes]
+    return compare(on_both(student), on_both(losses.reference_point), inputs, named)
 
 
 @exercise
@@ -162,9 +234,17 @@ def kto_loss(student):
 
     sigmoid = torch.sigmoid
     right = of(lambda s, beta, gain: (1 - sigmoid(s * beta * gain)).mean())
+
+    def per_class(s, beta, gain):
+        loss = 1 - sigmoid(s * beta * gain)
+        return (loss[s > 0].mean() + loss[s < 0].mean()) / 2
+
     mistakes = [
         (of(lambda s, beta, gain: (1 - sigmoid(beta * gain)).mean()), "s is missing: -1 where disliked"),
-        (of(lambda s, beta, gain: sigmoid(s * beta * gain).mean()), "that is the utility; the loss is 1 - U"),
+        (
+            of(lambda s, beta, gain: sigmoid(s * beta * gain).mean()),
+            "that rises with the mean utility: is it U without the 1 -, or s with +1 where disliked?",
+        ),
         (of(lambda s, beta, gain: -sigmoid(s * beta * gain).mean()), "the loss is 1 - U, not -U"),
         (
             of(lambda s, beta, gain: 1 - sigmoid((s * beta * gain).mean())),
@@ -178,7 +258,17 @@ def kto_loss(student):
             "s is -1 where disliked, not 0",
         ),
         (of(lambda s, beta, gain: 1 - sigmoid(s * beta * gain)), "the mean over the batch is missing"),
-        (lambda *inputs: right(*inputs).detach(), "the gradient is cut: no detach() here"),
+        (lambda *inputs: right(*inputs).detach(), "the gradient is cut: no detach() and no item() here"),
+        (of(per_class), "one mean over all examples, not one for each class"),
+        (
+            of(lambda s, beta, gain: (1 - F.logsigmoid(s * beta * gain)).mean()),
+            "U is the sigmoid here, not its logarithm",
+        ),
+        (
+            of(lambda s, beta, gain: -F.logsigmoid(s * beta * gain).mean()),
+            "U is the sigmoid here, not its logarithm",
+        ),
+        (lambda p, r, liked, beta, z0: right(p, r, liked, beta, -z0), "g - z0, not g + z0"),
         (lambda p, r, liked, beta, z0: right(p, r, liked, beta, 0.0), "z0 is missing"),
         (lambda p, r, liked, beta, z0: right(r, p, liked, beta, z0), "g is reference minus policy: sign"),
         (
@@ -189,9 +279,13 @@ def kto_loss(student):
             lambda p, r, liked, beta, z0: right(p, r, liked, beta, (r - p).mean()),
             "z0 is given: do not compute it again, with a gradient",
         ),
+        (
+            lambda p, r, liked, beta, z0: right(p, r, liked, beta, losses.reference_point(p, r)),
+            "z0 is given: do not compute it again",
+        ),
     ]
 
-    liked = torch.tensor([True, False, True, True, False, False, True, False])
+    liked = torch.tensor([True, False, True, True, False, False, True, True])
     return compare(student, right, (errors(0), errors(1), liked, 3.0, 0.1), mistakes)
 
 
@@ -215,6 +309,13 @@ def undesirable_rate(student):
             lambda x: ((x - dislike).square().sum(-1) <= 5.99 * 0.01).float().mean(),
             "that counts those within the disliked circle; compare the two distances instead",
         ),
+        (
+            lambda x: ((x - like).square().sum(-1) > 5.99 * 0.01).float().mean(),
+            "that counts those outside the liked circle; compare the two distances instead",
+        ),
+        (lambda x: (x[:, 1] < 0.6).float().mean(), "the border is halfway between the means, not at one"),
+        (lambda x: (x[:, 0] < 0.7).float().mean(), "up and down is the second coordinate, x[:, 1]"),
+        (lambda x: nearer(x).sum() / 3500, "divide by the number of samples that are given"),
     ]
     samples = torch.tensor([0.3, 0.73]) + 0.15 * torch.randn(200, 2, generator=generator("exercise", 4))
     return compare(student, lambda x: nearer(x).mean(), (samples,), mistakes)
@@ -235,12 +336,16 @@ def balance(student):
             "it is 0 where either is not positive: the formula does not know that",
         ),
         (lambda a, b: 2 * a * b / (a + b) if a > 0 or b > 0 else 0.0, "0 where either one is not positive"),
+        (
+            lambda a, b: max(0.0, 2 * a * b / (a + b)),
+            "of -0.5 and 0.3 that makes 1.5: look at both signs before you divide",
+        ),
         (unless(lambda a, b: a * b), "that is the product: two halves would be a quarter"),
         (unless(lambda a, b: a * b / (a + b)), "that is half of it"),
         (unless(lambda a, b: (a * b) ** 0.5), "that is the geometric mean; harmonic is 2ab / (a + b)"),
         (unless(min), "that is the smaller one: the other counts as well"),
     ]
-    cases = [(0.5, 0.5), (0.9, 0.3), (0.8, -0.5), (-0.4, -0.2)]
+    cases = [(0.5, 0.5), (0.9, 0.3), (0.8, -0.5), (-0.4, -0.2), (-0.5, 0.3)]
     return compare_numbers(student, unless(lambda a, b: 2 * a * b / (a + b)), cases, mistakes)
 
 
@@ -249,10 +354,10 @@ def half_width(student):
     """It says how well a few seeds stand for all."""
     from scipy.special import stdtrit
 
-    def of(quantile, less=1, root=math.sqrt):
+    def of(quantile, less=1, root=math.sqrt, power=0.5):
         def width(values):
             n, mean = len(values), math.fsum(values) / len(values)
-            deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - less))
+            deviation = (math.fsum((v - mean) ** 2 for v in values) / (n - less)) ** power
             return quantile(n) * deviation / root(n)
 
         return width
@@ -262,10 +367,13 @@ def half_width(student):
 
     mistakes = [
         (of(lambda n: t(5)), "that is t for five values: it depends on n"),
+        (of(lambda n: 2.776), "2.776 is t for five values: it depends on n"),
         (of(lambda n: 1.96), "1.96 is for many values: for few, Student's t is wider"),
         (of(t, root=lambda n: 1), "that is for single values; the mean scatters less: divide by sqrt(n)"),
         (of(t, root=lambda n: n), "divide by the root of n, not by n"),
+        (of(t, root=lambda n: math.sqrt(n - 1)), "divide by sqrt(n): the n - 1 belongs into the deviation"),
         (of(t, less=0), "the deviation takes n - 1: the mean came from the same values"),
+        (of(t, power=1), "that is the variance: the deviation is its root"),
         (of(lambda n: 2 * t(n)), "that is the whole width: half of it"),
         (of(lambda n: float(stdtrit(n, 0.975))), "t has n - 1 degrees of freedom"),
         (of(lambda n: float(stdtrit(n - 1, 0.95))), "95% in the middle leaves 2.5% on each side: 0.975"),

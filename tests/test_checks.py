@@ -11,6 +11,7 @@ from test_checks_flow import WRONG as FLOW
 
 from notebooks import checks
 from notebooks.answers import EXERCISES
+from toy.data import figure6
 from toy.diffusion import move, variance_preserving
 
 LESSONS = [importlib.import_module(f"notebooks.solutions.lesson{i}") for i in range(1, 10)]
@@ -28,6 +29,11 @@ def a_(abar, t):
 
 def wrong_interval(quantile, less, root):
     return lambda v: quantile * np.std(v, ddof=less) / root(len(v))
+
+
+def mean_per_class(p, r, desirable, beta, z0):
+    parts = ((p[c], r[c], desirable[c], beta, z0) for c in (desirable, ~desirable))
+    return sum(SOLUTIONS["kto_loss"](*part) for part in parts) / 2
 
 
 def flips_in_place(desirable, share, generator):
@@ -67,11 +73,17 @@ WRONG = {
         (lambda xt, t, eps, abar: xt - (1 - a_(abar, t)).sqrt() * eps, "divide by sqrt"),
         (lambda xt, t, eps, abar: (xt + (1 - a_(abar, t)).sqrt() * eps) / a_(abar, t).sqrt(), "take it away"),
         (lambda xt, t, eps, abar: (xt - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), "RuntimeError"),
+        (lambda xt, t, eps, abar: SOLUTIONS["estimate_x0"](xt, t - 1, eps, abar), "leave out the - 1"),
+        (lambda xt, t, eps, abar: SOLUTIONS["estimate_x0"](xt, t, eps, 1 - abar), "exchanged"),
+        (lambda xt, t, eps, abar: (xt - eps) / a_(abar, t).sqrt(), "has a share too"),
     ],
     "ddim_step": [
         (lambda xt, t, n, eps, abar: (xt - (1 - abar[t]).sqrt() * eps) / abar[t].sqrt(), "noise it again"),
         (lambda xt, t, n, eps, abar: ddim(xt, t, t, eps, abar), "t_next's, not t's"),
         (lambda xt, t, n, eps, abar: ddim(xt, t, n, eps, abar) - (1 - abar[n]).sqrt() * eps, "is missing"),
+        (lambda xt, t, n, eps, abar: ddim(xt, t - 1, n - 1, eps, abar), "leave out the - 1"),
+        (lambda xt, t, n, eps, a: ddim(xt, t, n, eps, a) - 2 * (1 - a[n]).sqrt() * eps, "added again"),
+        (lambda xt, t, n, eps, abar: ddim(xt, t, n, torch.randn(4, 2), abar), "each time"),
         (lambda xt, t, n, eps, abar: xt - eps, "is right"),
     ],
     "loss_aversion": [
@@ -79,29 +91,47 @@ WRONG = {
         (lambda x: torch.where(x >= 0, x, 2.25 * x.abs()), "negative value"),
         (lambda x: torch.where(x >= 0, x, 2.25 * x).mean(), "each example"),
         (lambda x: x if x >= 0 else 2.25 * x, "RuntimeError"),
+        (lambda x: torch.where(x >= 0, x, -2.25), "times x"),
+        (lambda x: torch.where(x >= 0, 1.0, 2.25) * x.sign() * x.abs() ** 0.88, "leave the power out"),
     ],
     "slope": [
         (lambda utility, x: utility(x), "asked for is its slope"),
         (lambda utility, x: SOLUTIONS["slope"](utility, x) / len(x), "take sum()"),
         (lambda utility, x: -SOLUTIONS["slope"](utility, x), "sign"),
         (lambda utility, x: torch.autograd.grad(utility(x), x)[0], "RuntimeError"),
+        (lambda utility, x: sigmoid(-x), "whatever utility is given"),
+        (lambda utility, x: sigmoid(x) * sigmoid(-x), "whatever utility is given"),
+        (lambda utility, x: torch.autograd.grad(utility(x.requires_grad_()).sum(), x), "take [0]"),
+        (lambda utility, x: (utility(x + 1e-3) - utility(x)) / 1e-3, "difference quotient"),
     ],
     "denoising_error": [
         (lambda p, e: F.mse_loss(p, e), "keep the examples apart"),
         (lambda p, e: ((p - e) ** 2).sum(-1), "not their sum"),
         (lambda p, e: ((p - e) ** 2).mean(0), "averages over the examples"),
         (lambda p, e: (p - e).mean(-1), "square"),
+        (lambda p, e: (p - e).norm(dim=-1), "norm()"),
+        (lambda p, e: (p - e).square().median(-1).values, "median"),
+        (lambda p, e: (p - e).square(), "dim=-1 is missing"),
     ],
     "reference_point": [
         (lambda p, r: (r - p).mean().clamp(min=0), "detach"),
         (lambda p, r: (r.detach() - p.detach()).mean(), "clamp is missing"),
         (lambda p, r: (p - r).mean().clamp(min=0).detach(), "sign"),
         (lambda p, r: F.relu(r - p).mean().detach(), "first the mean"),
+        (lambda p, r: (r - p).mean(), "clamp() and detach()"),
+        (lambda p, r: (r - p).mean().abs().detach(), "abs()"),
+        (lambda p, r: (r - p).mean().clamp(max=0).detach(), "clamp(min=0)"),
+        (lambda p, r: (r - p).median().clamp(min=0).detach(), "median"),
     ],
     "kto_loss": [
         (lambda p, r, d, beta, z0: (1 - sigmoid(beta * (r - p - z0))).mean(), "s is missing"),
         (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (p - r - z0))).mean(), "g is"),
-        (lambda p, r, d, beta, z0: sigmoid((2.0 * d - 1) * beta * (r - p - z0)).mean(), "1 - U"),
+        (lambda p, r, d, beta, z0: sigmoid((2.0 * d - 1) * beta * (r - p - z0)).mean(), "without the 1 -"),
+        (lambda p, r, d, beta, z0: (1 - sigmoid((1 - 2.0 * d) * beta * (r - p - z0))).mean(), "s with +1"),
+        (lambda p, r, d, beta, z0: SOLUTIONS["kto_loss"](p, r, d, beta, z0).item(), "item()"),
+        (lambda p, r, d, beta, z0: SOLUTIONS["kto_loss"](p, r, d, beta, -z0), "not g + z0"),
+        (lambda p, r, d, beta, z0: mean_per_class(p, r, d, beta, z0), "for each class"),
+        (lambda p, r, d, beta, z0: 1 - log_sigmoid((2.0 * d - 1) * beta * (r - p - z0)).mean(), "logarithm"),
         (lambda p, r, d, beta, z0: 1 - sigmoid(((2.0 * d - 1) * beta * (r - p - z0)).mean()), "then mean"),
         (lambda p, r, d, beta, z0: (1 - sigmoid((2.0 * d - 1) * beta * (r - p))).mean(), "z0 is missing"),
         (lambda p, r, d, beta, z0: SOLUTIONS["kto_loss"](p, r, d, beta, z0).detach(), "detach"),
@@ -112,17 +142,24 @@ WRONG = {
         (lambda x: 1 - SOLUTIONS["undesirable_rate"](x), "turn the comparison"),
         (lambda x: SOLUTIONS["undesirable_rate"](x) * len(x), "share"),
         (lambda x: ((x - torch.tensor([0.3, 0.6])).norm(dim=1) < 0.0599**0.5).float().mean(), "circle"),
+        (lambda x: (~figure6().is_desirable(x)).float().mean(), "outside the liked circle"),
+        (lambda x: (x[:, 1] < 0.6).float().mean(), "halfway"),
+        (lambda x: SOLUTIONS["undesirable_rate"](x) * len(x) / 3500, "that are given"),
     ],
     "balance": [
         (lambda a, b: (a + b) / 2, "arithmetic"),
         (lambda a, b: 2 / (1 / a + 1 / b), "not positive"),
         (lambda a, b: max(a, 0) * max(b, 0), "product"),
+        (lambda a, b: max(0, 2 * a * b / (a + b)), "both signs"),
     ],
     "half_width": [
         (wrong_interval(1.96, 1, math.sqrt), "1.96"),
         (lambda v: checks.statistics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
         (lambda v: checks.statistics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
         (lambda v: 2 * checks.statistics.interval(v)[1], "whole width"),
+        (wrong_interval(2.776, 1, math.sqrt), "depends on n"),
+        (lambda v: checks.statistics.interval(v), "asked for is a number"),
+        (lambda v: checks.statistics.interval(v)[1] * np.std(v, ddof=1), "variance"),
     ],
     "draw_batch": [
         (lambda d, gamma, n, g: torch.randint(len(d), (n,), generator=g), "is gamma used"),
@@ -187,6 +224,8 @@ ALSO_RIGHT = {
     "loss_aversion": lambda x: torch.minimum(x, 2.25 * x),
     "slope": lambda utility, x: torch.func.vmap(torch.func.grad(utility))(x),
     "kto_loss": lambda p, r, d, beta, z0: sigmoid(torch.where(d, -beta, beta) * (r - p - z0)).mean(),
+    "undesirable_rate": lambda x: (x[:, 1] < 0.7).float().mean(),
+    "reference_point": lambda p, r: max(0.0, (r - p).mean().item()),
     "balance": lambda a, b: 0 if min(a, b) <= 0 else 2 / (1 / a + 1 / b),
     "half_width": lambda v: checks.statistics.interval(v)[1],
     "draw_batch": lambda d, gamma, n, g: by_weight(
