@@ -24,7 +24,7 @@ def choice(name: str, options: Sequence, value, form: str = "{}") -> widgets.Tog
         value=value,
         description=name,
         tooltips=[f"{name} {text}" for text in texts],
-        style={"button_width": "auto", "description_width": "55px"},
+        style={"button_width": "auto", "description_width": "auto"},
     )
     row.layout.width = "auto"
     return row
