@@ -1,6 +1,7 @@
 """What the lessons share: pictures with a description, on the screen and on a page."""
 
 import base64
+import html
 import importlib.util
 import io
 from collections.abc import Callable
@@ -13,13 +14,30 @@ from PIL import Image
 from toy.errors import InputError
 
 
-def show(fig: plt.Figure, alt: str, handle=None) -> None:
-    """Display a figure and close it; alt says what it shows to who cannot see it. With the handle of
-    display(display_id=True) it takes the place of what was shown there."""
-    picture = io.BytesIO()
-    fig.savefig(picture, format="png", dpi=80)
+def show(fig: plt.Figure, alt: str) -> None:
+    """Display a figure and close it; alt says what it shows to who cannot see it."""
+    display(picture(fig, alt), raw=True, metadata=described(alt))
+
+
+def picture(fig: plt.Figure, alt: str) -> dict[str, str]:
+    """A figure as what a notebook can show of it, {MIME type: content}; closes it."""
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=96)
     plt.close(fig)
-    _display(picture, alt, handle.update if handle else display)
+    small = io.BytesIO()  # with 256 colours a picture takes a third of the space
+    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return bundle(small, alt)
+
+
+def bundle(file: io.BytesIO, alt: str) -> dict[str, str]:
+    """HTML for JupyterLab and exported pages, which pass on no other description; a PNG for other readers."""
+    content = base64.b64encode(file.getvalue()).decode()
+    tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{content}">'
+    return {"text/html": tag, "image/png": content, "text/plain": alt}
+
+
+def described(alt: str) -> dict:
+    return {"image/png": {"alt": alt}}
 
 
 def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: str) -> None:
@@ -32,14 +50,19 @@ def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: st
         fig.canvas.draw()
         images.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB").quantize(32))
     plt.close(fig)
-    picture, pauses = io.BytesIO(), [120] * (frames - 1) + [2000]  # milliseconds
-    images[0].save(picture, "PNG", save_all=True, append_images=images[1:], duration=pauses, loop=0)
-    _display(picture, alt, display)
+    file, pauses = io.BytesIO(), [120] * (frames - 1) + [2000]  # milliseconds
+    images[0].save(file, "PNG", save_all=True, append_images=images[1:], duration=pauses, loop=0)
+    display(bundle(file, alt), raw=True, metadata=described(alt))
 
 
-def controls(widget, instead: str) -> None:
-    """Display a widget; where there is no kernel behind it, a line of text instead."""
-    display(widget._repr_mimebundle_() | {"text/plain": instead}, raw=True)
+def controls(widget, instead: str, still: tuple[plt.Figure, str] | None = None) -> None:
+    """Display a widget, below a line that says what to do where it does not work. A page without a kernel
+    shows the text `instead`, or a still picture (figure, alt)."""
+    print("Nothing happens when you press these? Run this cell, and before it all cells above it.")
+    page = picture(*still) if still else {"text/plain": instead}
+    page.pop("text/html", None)  # would be shown in place of the widget
+    metadata = described(still[1]) if still else {}
+    display(page | widget._repr_mimebundle_() | {"text/plain": instead}, raw=True, metadata=metadata)
 
 
 def require(*modules: str) -> None:
@@ -50,8 +73,3 @@ def require(*modules: str) -> None:
             f"this lesson needs {', '.join(missing)}: in the project's folder run "
             "python -m pip install --editable '.[sd]', then restart the kernel"
         )
-
-
-def _display(picture: io.BytesIO, alt: str, put: Callable) -> None:
-    content = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": alt}
-    put(content, raw=True, metadata={"image/png": {"alt": alt}})

@@ -52,6 +52,27 @@ def by_weight(desirable, weight, size, g):
     return torch.multinomial(weight, size, True, generator=g)
 
 
+def one_coin(desirable, gamma, size, g):
+    kind = desirable if torch.rand(1, generator=g) < gamma else ~desirable
+    return kind.nonzero()[torch.randint(int(kind.sum()), (size,), generator=g), 0]
+
+
+def drawn_anew(desirable, share, g):
+    anew = torch.rand(len(desirable), generator=g) < 0.5
+    return torch.where(torch.rand(len(desirable), generator=g) < share, anew, desirable)
+
+
+def slow_but_right(x):
+    for _ in range(1000):
+        torch.tanh(x.detach())
+    return SOLUTIONS["cautious"](x)
+
+
+@torch.no_grad()
+def without_gradient(*inputs):
+    return SOLUTIONS["renoise_step"](*inputs)
+
+
 def always_the_same(desirable, gamma, size, g):
     return SOLUTIONS["draw_batch"](desirable, gamma, size, torch.Generator().manual_seed(0))
 
@@ -168,22 +189,32 @@ WRONG = {
         (always_the_same, "same"),
         (lambda d, gamma, n, g: SOLUTIONS["draw_batch"](d, gamma, n, None), "same generator"),
         (lambda d, gamma, n, g: by_weight(d, torch.where(d, gamma, 1 - gamma), n, g), "class sizes"),
+        (one_coin, "every place needs a draw of its own"),
     ],
     "flip_labels": [
         (flips_in_place, "clone"),
         (lambda d, share, g: d & (torch.rand(len(d), generator=g) > share), "only liked"),
         (lambda d, share, g: d ^ (torch.rand(len(d), generator=g) > share), "all but"),
         (lambda d, share, g: d ^ (torch.arange(len(d)) % 4 == 0), "whatever the generator"),
+        (lambda d, share, g: d ^ (torch.rand(1, generator=g) < share), "every label needs a draw of its own"),
+        (lambda d, share, g: d ^ (torch.arange(len(d)) < share * len(d)), "side by side"),
+        (drawn_anew, "do not draw it anew"),
     ],
     "dpo_loss": [
         (lambda w, l, rw, rl, beta: -log_sigmoid(beta * (rw - w - rl + l)).mean(), "0.5"),  # noqa: E741
         (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (w - rw - l + rl)).mean(), "sign"),  # noqa: E741
         (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (l - w)).mean(), "reference is missing"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (rw - w - rl + l)).sum(), "not their sum"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * (rw - w - rl + l)).mean(), "beta is missing"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (rw - w)).mean(), "loser's reward is missing"),  # noqa: E741
+        (lambda w, l, rw, rl, beta: -log_sigmoid(0.5 * beta * (rw - w + rl - l)).mean(), "not added"),  # noqa: E741
     ],
     "pair_weight": [
         (lambda w, l, gamma: gamma * sigmoid(w - l), "alpha"),  # noqa: E741
         (lambda w, l, gamma: 2 * sigmoid(w - l) - 1, "gamma is missing"),  # noqa: E741
         (lambda w, l, gamma: gamma * (2 * sigmoid(l - w) - 1), "exchanged"),  # noqa: E741
+        (lambda w, l, gamma: 2 * 10 * sigmoid(w - l) - 10, "gamma of 10 built in"),  # noqa: E741
+        (lambda w, l, gamma: gamma * sigmoid(w - l) - gamma, "2 before alpha"),  # noqa: E741
     ],
     "renoise_step": [
         (lambda model, x, t, n, process: move(x, t, n, model(x, t), process), "plain inversion"),
@@ -197,6 +228,8 @@ WRONG = {
             ),
             "t_next, not t",
         ),
+        (lambda model, x, t, n, p: move(x, t, n, (model(x, t) + model(x, n)) / 2, p), "at the guess"),
+        (lambda model, x, t, n, p: SOLUTIONS["renoise_step"](model, x, n, t, p), "not back"),
     ],
     "cautious": [
         (torch.sigmoid, "a gain weighs"),
@@ -204,17 +237,25 @@ WRONG = {
         (lambda x: torch.where(x >= 0, x, 2.25 * x), "far gain still pulls"),
         (lambda x: torch.tanh(x).mean(), "shape ()"),
         (lambda x: -torch.tanh(x), "wrong way"),
+        (lambda x: torch.where(x >= 0, 2.0, 1.0) * torch.tanh(x), "less than 1.2 times"),
     ],
     "redness": [
         (lambda x: x[:, 0].mean() - x.mean(), "each image"),
         (lambda x: x[:, 2].mean((1, 2)) - x.mean((1, 2, 3)), "blue"),
         (lambda x: x[:, 0].mean((1, 2)) - x[:, 1:].mean((1, 2, 3)), "all three"),
+        (lambda x: x[0].mean((1, 2)) - x.mean((1, 2, 3)), "first image"),
+        (lambda x: x[:, 0].mean((1, 2)) / x.mean((1, 2, 3)), "not their ratio"),
+        (lambda x: x[:, 0].sum((1, 2)) - x.sum((1, 2, 3)), "means, not sums"),
     ],
     "feedback_csv": [
-        (lambda n, c, liked: lines("image,caption,label", n, quoted(c), ["1", "0"]), "first line"),
-        (lambda n, c, liked: lines(HEADER, n, c, ["1", "0"]), "csv.writer"),
-        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["0", "1"]), "exchanged"),
-        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["good", "bad"]), "not good"),
+        (lambda n, c, liked: lines("image,caption,label", n, quoted(c), ["1", "0", "0"]), "first line"),
+        (lambda n, c, liked: lines(HEADER, n, c, ["1", "0", "0"]), "csv.writer"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["0", "1", "1"]), "exchanged"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["good", "bad", "bad"]), "not good"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["liked", "dislike", "dislike"]), "not dislike"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["liked"] * 3), "every row has the label liked"),
+        (lambda n, c, liked: lines(HEADER, n, quoted(c), ["0", "1", "0"]), "does not belong"),
+        (lambda n, c, liked: [n, c, liked], "asked for is a str"),
     ],
 }  # fmt: skip
 
@@ -232,12 +273,19 @@ ALSO_RIGHT = {
         d, torch.where(d, gamma / d.sum(), (1 - gamma) / (~d).sum()), n, g
     ),
     "cautious": lambda x: -torch.exp(-x.clamp(-4, 4)),
+    "renoise_step": without_gradient,
+    "redness": lambda x: torch.tensor((x[:, 0] - x.mean(1)).numpy().mean((1, 2))),
+    "feedback_csv": lambda n, c, liked: lines(HEADER, n, quoted(c), [str(like) for like in liked]),
 }
 
 
 @pytest.mark.parametrize("name", ALSO_RIGHT)
 def test_another_right_answer_is_right(name):
     assert EXERCISES[name](ALSO_RIGHT[name]).right, EXERCISES[name](ALSO_RIGHT[name])
+
+
+def test_a_slow_answer_is_not_a_wrong_one():
+    assert EXERCISES["cautious"](slow_but_right).right
 
 
 def test_there_are_twelve_exercises_or_more_and_each_has_a_solution_and_three_wrong_answers():
