@@ -106,12 +106,15 @@ def picture(plane: dict[str, list[dict]], images: list[dict]) -> plots.plt.Figur
     on_image = {e["name"]: e for e in images}
     for row, of in enumerate(("best", "last")):
         for ax, (title, entries) in zip(axes[row * len(plane) :], plane.items(), strict=False):
-            for e in entries:
+            order = sorted(entries, key=lambda e: on_image[e["name"]][of])
+            for place, e in enumerate(order):  # names to the right and to the left in turn, to stay apart
                 label, colour, marker, _ = plots.style(e["name"])
                 x, y = e[of], on_image[e["name"]][of]
                 ax.plot(x, y, linestyle="none", marker=marker, color=colour)
-                place = {"textcoords": "offset points", "xytext": (4, 3), "fontsize": 7}
-                ax.annotate(label.replace("_", " "), (x, y), **place)
+                side = {"ha": "right", "xytext": (-6, -2)} if place % 2 else {"ha": "left", "xytext": (6, -2)}
+                text = label.replace("_", " ")
+                ax.annotate(text, (x, y), textcoords="offset points", fontsize=7, **side)
+            ax.margins(x=0.5)
             ax.set(xlabel=f"in the plane: {NUMBERS[of]}", ylabel=f"on images: {NUMBERS[of]}")
             ax.set_title(title, fontsize=9)
     return fig

@@ -36,7 +36,7 @@ def test_the_verdict_is_five_sentences_better_where_beta_dangers_and_how_sure():
     assert where.endswith("it is behind in there; no different in 1, as far as the seeds can tell.")
     assert "Its beta is 2.5, Kahneman-Tversky's 4" in beta
     assert wrong.startswith("Nothing that was watched for went wrong")
-    assert "on 3 seeds" in sure and "none was measured on images" in sure
+    assert "on 3 seeds" in sure and "ask python -m sd try" in sure
     for sentence in trial.verdict(rows(HERE, alignment=-1.0), BETAS):
         assert re.fullmatch(r"[A-Z].*\.", sentence) and len(sentence) < 300
 

@@ -229,7 +229,7 @@ def verdict(rows: list[dict], betas: dict[str, float]) -> list[str]:
         if wrong
         else "Nothing that was watched for went wrong: losses, samples, liked rewards and errors held.",
         f"This rests on {len(mine)} seeds{added}, elsewhere on {seeds}; one in twenty such intervals errs by "
-        "chance, and none was measured on images.",
+        f"chance, and only '{PUSHED}' is known to go with images, so ask python -m sd try.",
     ]
 
 
