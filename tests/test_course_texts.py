@@ -27,7 +27,7 @@ def words(path):
     return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
 
 
-@pytest.mark.parametrize("number", range(1, 9))
+@pytest.mark.parametrize("number", range(1, 10))
 def test_every_lesson_has_five_questions_with_folded_answers(number):
     part = QUIZ[number - 1]
     assert part.startswith(f"Lesson {number}: ")
