@@ -120,7 +120,7 @@ def test_sft_draws_desirable_examples_only():
     [
         (["--bta", "3"], "unrecognized arguments: --bta"),
         (["--beta", "much"], "--beta"),
-        (["--beta", "-1"], "--beta must be between 1e-06 and 99999999, not -1.0"),
+        (["--beta", "-1"], "--beta must be between 0 and 99999999, not -1.0"),
         (["--objective", "ppo"], "unknown objective 'ppo'"),
         (["--utility", "nothing"], "unknown utility"),
         (["--utility", "missing.py:u"], "no file missing.py"),
