@@ -57,7 +57,8 @@ slides: $(VENV)/notebooks
 
 notebooks: $(VENV)/notebooks
 	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
-	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	    notebooks/*.ipynb
 	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb
 
 # in the printable file a link to a section of another page leads to that page: Sphinx gives it no better place

@@ -58,9 +58,8 @@ def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: st
 def controls(widget, instead: str, still: tuple[plt.Figure, str] | None = None) -> None:
     """Display a widget, below a line that says what to do where it does not work. A page without a kernel
     shows the text `instead`, or a still picture (figure, alt)."""
-    print("Nothing happens when you press these? Run this cell, and before it all cells above it.")
-    page = picture(*still) if still else {"text/plain": instead}
-    page.pop("text/html", None)  # would be shown in place of the widget
+    print("No buttons here, or dead ones? Run all cells from the top to this one.")
+    page = picture(*still) if still else {}
     metadata = described(still[1]) if still else {}
     display(page | widget._repr_mimebundle_() | {"text/plain": instead}, raw=True, metadata=metadata)
 

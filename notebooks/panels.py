@@ -97,7 +97,8 @@ class Board(widgets.HBox):
         self.clear.on_click(lambda _: self.change(set()))
         self.done.on_click(lambda _: self.screen.soon(True))
         buttons = widgets.HBox([self.undo, self.clear, self.done])
-        super().__init__([widgets.VBox([grid, buttons]), self.screen])
+        whole = widgets.Layout(flex="0 0 auto")  # the picture gives way, not the squares
+        super().__init__([widgets.VBox([grid, buttons], layout=whole), self.screen])
         self.columns = columns
         self.dress(self.squares)
         self.screen.now(False)
