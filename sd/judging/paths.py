@@ -81,7 +81,8 @@ def walk(name: str, choice: dict, seed: int, model: str | Path, runs: Path, step
 def auto(name: str, gamma: float, model: str | Path, runs: Path) -> dict:
     """The settings of a utility with this gamma and the beta that pilots find, on the tuning seed."""
     config = configure(name, {"beta": 0.0, "gamma": gamma}, TUNING_SEED, model, runs, LAST)
-    return {"beta": settle(config, tqdm.write).beta, "gamma": gamma}
+    beta = settle(config, lambda line: tqdm.write(f"{Path(name).name}, {line}")).beta
+    return {"beta": beta, "gamma": gamma}
 
 
 @cache
