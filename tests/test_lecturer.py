@@ -72,7 +72,8 @@ def test_the_table_has_a_row_for_each_student_and_a_column_for_each_exercise(gra
 
 
 def test_the_solutions_are_all_right_and_an_untouched_lesson_is_open(grades):
-    assert {grades["ada"][name] for name in EXERCISES} == {"right"} and grades["ada"]["total"] == str(len(EXERCISES))
+    assert {grades["ada"][name] for name in EXERCISES} == {"right"}
+    assert grades["ada"]["total"] == str(len(EXERCISES))
     assert grades["untouched"]["total"] == "0" and grades["untouched"]["slope"] == "missing"
     for name in ("denoising_error", "reference_point", "kto_loss"):
         assert "nothing yet" in grades["untouched"][name]
