@@ -21,17 +21,14 @@ def show(fig: plt.Figure, alt: str) -> None:
 
 def picture(fig: plt.Figure, alt: str) -> dict[str, str]:
     """A figure as what a notebook can show of it, {MIME type: content}; closes it."""
-    file = io.BytesIO()
-    fig.savefig(file, format="png", dpi=96)
-    plt.close(fig)
-    small = io.BytesIO()  # with 256 colours a picture takes a third of the space
-    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return bundle(small, alt)
+    from toy import plots  # here, so that python -m notebooks --help does not wait for torch
+
+    return bundle(plots.png(fig, dpi=96), alt)
 
 
-def bundle(file: io.BytesIO, alt: str) -> dict[str, str]:
+def bundle(png: bytes, alt: str) -> dict[str, str]:
     """HTML for JupyterLab and exported pages, which pass on no other description; a PNG for other readers."""
-    content = base64.b64encode(file.getvalue()).decode()
+    content = base64.b64encode(png).decode()
     tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{content}">'
     return {"text/html": tag, "image/png": content, "text/plain": alt}
 
@@ -52,7 +49,7 @@ def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: st
     plt.close(fig)
     file, pauses = io.BytesIO(), [120] * (frames - 1) + [2000]  # milliseconds
     images[0].save(file, "PNG", save_all=True, append_images=images[1:], duration=pauses, loop=0)
-    display(bundle(file, alt), raw=True, metadata=described(alt))
+    display(bundle(file.getvalue(), alt), raw=True, metadata=described(alt))
 
 
 def controls(widget, instead: str, still: tuple[plt.Figure, str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 from pathlib import Path
 
 import torch
@@ -76,10 +75,7 @@ def _table(header: list[str], lines: list[list[str]]) -> str:
 
 
 def _image(text: str, fig: plots.plt.Figure, caption: str = "") -> str:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, dpi=110)
-    plots.plt.close(fig)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
+    encoded = base64.b64encode(plots.png(fig)).decode()
     image = f'<img alt="{text}" src="data:image/png;base64,{encoded}">'
     return f"<h2>{text}</h2>{image}<p>{html.escape(caption)}</p>"
 

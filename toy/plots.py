@@ -4,6 +4,7 @@ The colours are Okabe and Ito's, told apart by colour-blind readers; markers and
 what they say, for prints in grey.
 """
 
+import io
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,6 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from toy.data import World
@@ -56,10 +58,20 @@ def figure(rows: int, columns: int, width: float, height: float, **options):
     return fig, axes.flatten()
 
 
+def png(fig: plt.Figure, dpi: int = 110) -> bytes:
+    """A figure as a PNG of 256 colours, which takes a third of the space; closes the figure."""
+    file, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(file, format="png", dpi=dpi)
+    plt.close(fig)
+    colours = {"method": Image.Quantize.FASTOCTREE, "dither": Image.Dither.NONE}  # it keeps rare ones
+    Image.open(file).convert("RGB").quantize(256, **colours).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
 def save(fig: plt.Figure, path: str | Path) -> Path:
     """Save a figure as PNG, whole or not at all, and close it."""
-    plt.close(fig)
-    return save_atomically(Path(path), lambda temporary: fig.savefig(temporary, dpi=110))
+    content = png(fig)
+    return save_atomically(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 @lru_cache
