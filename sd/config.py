@@ -255,5 +255,8 @@ def _beta(text: str) -> float:
     return value
 
 
+_beta.__name__ = "number or auto"  # as argparse names it in an error
+
+
 def option(name: str) -> str:
     return "--" + name.replace("_", "-")

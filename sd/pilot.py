@@ -14,6 +14,7 @@ from sd.config import MOST, Config
 from sd.trainer import settings, train
 from toy.beta import SHARE, find_beta, liked_gains
 from toy.cli import is_main_process
+from toy.errors import InputError
 from toy.files import output_folder, save_json
 
 
@@ -27,9 +28,13 @@ def settle(config: Config, tell: Callable[[str], None] = lambda line: None) -> C
         return config
     file, identity = output_folder(config.out) / "beta.json", settings(config, 1)
     if file.exists():
-        content = json.loads(file.read_text())
-        if content["settings"] == identity:
-            return replace(config, beta=content["beta"])
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            beta, theirs = float(content["beta"]), content["settings"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise InputError(f"{file} is damaged: delete it, or give --beta the number of the run") from error
+        if theirs == identity:
+            return replace(config, beta=beta)
     steps = max(4, round(SHARE * config.steps))
     tell(f"beta: auto, from mostly one or two pilots of {steps} steps, before the {config.steps} of the run")
     quiet = replace(config, save_every=MOST, out=str(Path(config.out) / "pilot"))

@@ -47,6 +47,15 @@ def test_a_run_that_resumes_keeps_its_beta_and_another_one_looks_again(auto, mon
     assert pilot.settle(replace(auto, lr=2e-3)).beta == 3.0 and len(calls) == 1
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"beta": "x", "settings": {}}', "\0"])
+def test_a_damaged_beta_is_named(auto, text, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "beta.json").write_text(text)
+    with pytest.raises(InputError, match=r"beta.json is damaged: delete it, or give --beta the number"):
+        pilot.settle(auto)
+
+
 def test_objectives_that_do_not_read_beta_need_no_pilot_and_those_on_pairs_a_number(auto, monkeypatch):
     monkeypatch.setattr(pilot, "train", lambda config: pytest.fail("trained"))
     assert pilot.settle(replace(auto, objective="sft")).beta == 0
