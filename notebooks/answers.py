@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from toy.data import generator
+
 EXERCISES: dict[str, Callable] = {}
 Mistakes = list[tuple[Callable, str]]  # a wrong answer, and what to say of it
 
@@ -41,6 +43,16 @@ def exercise(check: Callable[[Callable], str | None]) -> Callable[[Callable], Ve
 
     EXERCISES[check.__name__] = judge
     return judge
+
+
+def points(seed: int) -> Tensor:
+    """Points in the plane to check with, (4, 2)."""
+    return torch.randn(4, 2, generator=generator("exercise points", seed))
+
+
+def errors(seed: int) -> Tensor:
+    """Denoising errors to check with, (8,)."""
+    return torch.rand(8, generator=generator("exercise errors", seed))
 
 
 def compare(

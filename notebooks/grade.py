@@ -18,8 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from notebooks import checks  # noqa: F401, importing the checks registers them
-from notebooks.answers import EXERCISES
+from notebooks.checks import EXERCISES
 from toy.errors import InputError
 from toy.files import output_folder, save_csv
 

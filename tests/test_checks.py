@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from test_checks_flow import WRONG as FLOW
 
-from notebooks import checks
-from notebooks.answers import EXERCISES
+from notebooks.checks import EXERCISES
+from toy import statistics
 from toy.data import figure6
 from toy.diffusion import move, variance_preserving
 
@@ -175,12 +175,12 @@ WRONG = {
     ],
     "half_width": [
         (wrong_interval(1.96, 1, math.sqrt), "1.96"),
-        (lambda v: checks.statistics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
-        (lambda v: checks.statistics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
-        (lambda v: 2 * checks.statistics.interval(v)[1], "whole width"),
+        (lambda v: statistics.interval(v)[1] * math.sqrt(len(v)), "sqrt(n)"),
+        (lambda v: statistics.interval(v)[1] * np.std(v) / np.std(v, ddof=1), "n - 1"),
+        (lambda v: 2 * statistics.interval(v)[1], "whole width"),
         (wrong_interval(2.776, 1, math.sqrt), "depends on n"),
-        (lambda v: checks.statistics.interval(v), "asked for is a number"),
-        (lambda v: checks.statistics.interval(v)[1] * np.std(v, ddof=1), "variance"),
+        (lambda v: statistics.interval(v), "asked for is a number"),
+        (lambda v: statistics.interval(v)[1] * np.std(v, ddof=1), "variance"),
     ],
     "draw_batch": [
         (lambda d, gamma, n, g: torch.randint(len(d), (n,), generator=g), "is gamma used"),
@@ -268,7 +268,7 @@ ALSO_RIGHT = {
     "undesirable_rate": lambda x: (x[:, 1] < 0.7).float().mean(),
     "reference_point": lambda p, r: max(0.0, (r - p).mean().item()),
     "balance": lambda a, b: 0 if min(a, b) <= 0 else 2 / (1 / a + 1 / b),
-    "half_width": lambda v: checks.statistics.interval(v)[1],
+    "half_width": lambda v: statistics.interval(v)[1],
     "draw_batch": lambda d, gamma, n, g: by_weight(
         d, torch.where(d, gamma / d.sum(), (1 - gamma) / (~d).sum()), n, g
     ),

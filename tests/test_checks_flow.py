@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from notebooks import checks
-from notebooks.answers import EXERCISES
+from notebooks.checks import EXERCISES
 
 # exercise -> what a student might write, and words that the answer must have
 WRONG = {

@@ -17,8 +17,7 @@ from PIL import Image, ImageSequence
 from docs import gpu_check, memory, tables
 from docs.beta_images import summarise
 from notebooks.__main__ import parser as notebooks_parser
-from notebooks.answers import EXERCISES
-from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
+from notebooks.checks import EXERCISES
 from sd.__main__ import parser as sd_parser
 from sd.config import RECIPES, Config, option
 from sd.tiny import shapes

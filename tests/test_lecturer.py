@@ -12,7 +12,7 @@ from PIL import Image
 
 from notebooks import solutions
 from notebooks.__main__ import main
-from notebooks.answers import EXERCISES
+from notebooks.checks import EXERCISES
 from notebooks.grade import verdict
 from sd.feedback.index import find_csv, open_index
 

@@ -11,8 +11,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from notebooks.answers import EXERCISES
-from notebooks.checks import exercise  # noqa: F401, importing the checks registers them
+from notebooks.checks import EXERCISES
 from sd.__main__ import parser as sd_parser
 from sd.align import Aligner
 from toy import losses, plain

@@ -1,13 +1,8 @@
-"""The checks of lesson 9, from diffusion to flow; notebooks.checks has them too."""
+"""The checks of lesson 9, from diffusion to flow."""
 
 import torch
 
-from notebooks.answers import compare, exercise
-from toy.data import generator
-
-
-def _points(seed: int) -> torch.Tensor:
-    return torch.randn(4, 2, generator=generator("exercise flow", seed))
+from notebooks.answers import compare, exercise, points
 
 
 @exercise
@@ -29,7 +24,7 @@ def velocity_to_eps(student):
             "no division: eps = x0 + velocity, x0 = xt - sigma * velocity",
         ),
     ]
-    inputs = _points(0), _points(1), torch.tensor([[0.1], [0.3], [0.6], [0.9]])
+    inputs = points(0), points(1), torch.tensor([[0.1], [0.3], [0.6], [0.9]])
     return compare(student, lambda xt, v, s: xt + (1 - s) * v, inputs, mistakes)
 
 
@@ -56,5 +51,5 @@ def euler_step(student):
             "the velocity stands where eps should: it is eps - x0",
         ),
     ]
-    inputs = _points(2), _points(3), 0.6, 0.4
+    inputs = points(2), points(3), 0.6, 0.4
     return compare(student, lambda xt, v, s, n: xt + (n - s) * v, inputs, mistakes)
