@@ -36,6 +36,7 @@ figures: $(VENV)/sd
 	rm -rf out/paths
 	$(RUN) docs/predict.py
 	$(RUN) docs/data.py
+	$(RUN) docs/taste.py
 	$(RUN) -m sd figure7 --seeds 5 --out figures
 	$(RUN) -m sd figure7 --seeds 5 --out figures --preference large
 	$(RUN) -m sd study --seeds 5 --out figures

@@ -63,6 +63,24 @@ def test_what_the_answers_calculate_is_right():
     assert 4 + 4 + 8 + 2 == 18 and "4 + 4 + 8 + 2 bytes" in words(LESSONS[7])
 
 
+def test_what_is_said_of_the_minority_is_what_was_measured():
+    rows = json.loads((ROOT.parent / "figures" / "taste.json").read_text())["rows"]
+
+    def percents(name, beta=4, share=0.2):
+        fits = [r for r in rows if (r["name"], r["beta"], r["share"]) == (name, beta, share)]
+        by_world = [[r["minority"] for r in fits if r["world"] == world] for world in ("figure6", "grid")]
+        assert [len(values) for values in by_world] == [10, 10]
+        return sorted(round(100 * sum(values) / 10) for values in by_world)
+
+    averse, ours = percents("loss_averse"), percents("kahneman_tversky")
+    assert [averse, ours, percents("sft")] == [[16, 18], [5, 7], [14, 16]]
+    assert percents("risk_seeking_bounded") == percents("kahneman_tversky", share=0.1) == [0, 0]
+    assert percents("pretrained", None, None) == [35, 36]
+    front = " ".join((ROOT / "README.md").read_text().split())
+    assert "16 to 18% of the samples from loss-averse, 5 to 7% from Kahneman-Tversky, and none" in front
+    assert "14 to 18% of the samples, Kahneman-Tversky 5 to 7%" in words(LESSONS[4])
+
+
 def test_the_glossary_is_in_order_and_has_no_term_twice():
     terms = [term.lower() for term, *_ in GLOSSARY]
     assert terms == sorted(set(terms)) and len(terms) > 40
