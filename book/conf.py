@@ -62,7 +62,16 @@ def unlink_folders(app, doctree):
             link.replace_self(link.children)
 
 
+def open_explore(app, doctree, docname):
+    """explore.html is a page of the book: a link to it opens it, and does not download it."""
+    for link in list(doctree.findall(addnodes.download_reference)):
+        if Path(link["reftarget"]).name == "explore.html":
+            address = "../" * docname.count("/") + "explore.html"
+            link.replace_self(nodes.reference("", "", *link.children, refuri=address))
+
+
 def setup(app):
     app.connect("source-read", complete)
     app.connect("doctree-read", describe_pictures)
     app.connect("doctree-read", unlink_folders)
+    app.connect("doctree-resolved", open_explore)
