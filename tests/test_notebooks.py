@@ -166,7 +166,8 @@ def test_a_lesson_runs_from_another_folder(path, tmp_path):
         if stem == path.stem:
             place = next(i for i, c in enumerate(notebook.cells) if words in c.source + "\n")
             notebook.cells[place + 1 : place + 1] = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+    environment["PYTHONPATH"] = str(ROOT)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
     assert_clean(notebook)
