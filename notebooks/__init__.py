@@ -14,11 +14,12 @@ from PIL import Image
 from toy.errors import InputError
 
 WITHOUT_KERNEL = "No buttons here, or dead ones? Run all cells from the top to this one."
-# the line says more than JupyterLab's "Error displaying widget: model not found", which has this class
-NO_ERROR = "<style>.jp-OutputArea-output.jupyter-widgets { display: none }</style>"
-# a key pressed on a button is no command of Jupyter's: b would insert a cell, an arrow leave the widget
-KEYS = """setTimeout(() => element.closest(".jp-OutputArea")?.addEventListener("keydown", event =>
-  event.ctrlKey || event.metaKey || event.stopPropagation()))"""
+# JupyterLab's own "Error displaying widget: model not found" says less, and is hidden by its class. A key
+# pressed on a button is no command of Jupyter's: b would insert a cell, an arrow leave the widget.
+SCRIPT = """element.innerHTML = "<p>%s</p>\
+<style>.jp-OutputArea-output.jupyter-widgets { display: none }</style>";
+setTimeout(() => element.closest(".jp-OutputArea")?.addEventListener("keydown", event =>
+  event.ctrlKey || event.metaKey || event.stopPropagation()));"""
 
 
 def show(fig: plt.Figure, alt: str) -> None:
@@ -64,8 +65,8 @@ def controls(widget, instead: str, still: tuple[plt.Figure, str] | None = None) 
     shows the text `instead`, or a still picture (figure, alt)."""
     page = picture(*still) if still else {}
     metadata = described(still[1]) if still else {}
-    display({"text/html": f"<p>{WITHOUT_KERNEL}</p>{NO_ERROR}", "text/plain": WITHOUT_KERNEL}, raw=True)
-    display({"application/javascript": KEYS, "text/plain": ""}, raw=True)
+    script = SCRIPT % WITHOUT_KERNEL
+    display({"application/javascript": script, "text/plain": WITHOUT_KERNEL}, raw=True)
     display(page | widget._repr_mimebundle_() | {"text/plain": instead}, raw=True, metadata=metadata)
 
 
