@@ -57,7 +57,7 @@ slides: $(VENV)/notebooks
 	$(RUN) -m notebooks slides
 
 notebooks: $(VENV)/notebooks
-	TQDM_DISABLE=1 $(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
+	$(RUN) -m jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 	    notebooks/*.ipynb
 	$(RUN) -m jupyter nbconvert --inplace --coalesce-streams notebooks/*.ipynb

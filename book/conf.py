@@ -20,8 +20,9 @@ include_patterns += ["toy/plain.py", "docs/more_utilities.py"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".py": "myst-nb"}
 
 nb_execution_mode = "off"
-nb_ipywidgets_js = {}  # a widget shows its text: it needs a kernel, and its scripts the network
-nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]
+nb_ipywidgets_js = {}  # a widget shows its picture or text: it needs a kernel, and its scripts the network
+LIVE = ("application/vnd.jupyter.widget-view+json", "application/javascript")
+nb_mime_priority_overrides = [("*", kind, None) for kind in LIVE]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 

@@ -13,6 +13,14 @@ from PIL import Image
 
 from toy.errors import InputError
 
+WITHOUT_KERNEL = "No buttons here, or dead ones? Run all cells from the top to this one."
+# JupyterLab's own "Error displaying widget: model not found" says less, and is hidden by its class. A key
+# pressed on a button is no command of Jupyter's: b would insert a cell, an arrow leave the widget.
+SCRIPT = """element.innerHTML = "<p>%s</p>\
+<style>.jp-OutputArea-output.jupyter-widgets { display: none }</style>";
+setTimeout(() => element.closest(".jp-OutputArea")?.addEventListener("keydown", event =>
+  event.ctrlKey || event.metaKey || event.stopPropagation()));"""
+
 
 def show(fig: plt.Figure, alt: str) -> None:
     """Display a figure and close it; alt says what it shows to who cannot see it."""
@@ -55,9 +63,10 @@ def animate(fig: plt.Figure, update: Callable[[int], None], frames: int, alt: st
 def controls(widget, instead: str, still: tuple[plt.Figure, str] | None = None) -> None:
     """Display a widget, below a line that says what to do where it does not work. A page without a kernel
     shows the text `instead`, or a still picture (figure, alt)."""
-    print("No buttons here, or dead ones? Run all cells from the top to this one.")
     page = picture(*still) if still else {}
     metadata = described(still[1]) if still else {}
+    script = SCRIPT % WITHOUT_KERNEL
+    display({"application/javascript": script, "text/plain": WITHOUT_KERNEL}, raw=True)
     display(page | widget._repr_mimebundle_() | {"text/plain": instead}, raw=True, metadata=metadata)
 
 

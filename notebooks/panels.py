@@ -26,7 +26,7 @@ def choice(name: str, options: Sequence, value, form: str = "{}") -> widgets.Tog
         tooltips=[f"{name} {text}" for text in texts],
         style={"button_width": "auto", "description_width": "auto"},
     )
-    row.layout.width = "auto"
+    row.layout.width, row.layout.margin = "auto", "0 16px 0 0"
     return row
 
 
@@ -115,10 +115,11 @@ class Board(widgets.HBox):
     def dress(self, numbers) -> None:
         for number in numbers:
             square, ticked = self.squares[number], number in self.ticked
-            square.style, square.icon = (TICKED, "check") if ticked else (OPEN, "")
-            square.description = "" if ticked else str(self.samples[number])
+            square.style = TICKED if ticked else OPEN
+            count = self.samples[number]
+            square.description = "\N{CHECK MARK}" if ticked else str(count)  # an icon has no name to read out
             row, column = divmod(number, self.columns)
-            words = f"row {row + 1}, column {column + 1}: {self.samples[number]} samples"
+            words = f"row {row + 1}, column {column + 1}: {count} sample{'s' * (count > 1)}"
             square.tooltip = f"{words}, liked" if ticked else words
 
 

@@ -74,6 +74,14 @@ img.tall {{ height: 92vh; }}
 <script>
 const slides = [...document.querySelectorAll("section")];
 const steps = {{ ArrowRight: 1, PageDown: 1, " ": 1, ArrowLeft: -1, PageUp: -1 }};
+const fit = () => slides.forEach(slide => {{
+  for (let zoom = 1; zoom === 1 || slide.getBoundingClientRect().height > innerHeight + 1; zoom -= 0.02) {{
+    slide.style.zoom = zoom;
+    slide.style.maxWidth = 80 / zoom + "rem";
+  }}
+}});
+addEventListener("load", fit);
+addEventListener("resize", fit);
 addEventListener("keydown", event => {{
   if (!(event.key in steps)) return;
   event.preventDefault();

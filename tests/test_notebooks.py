@@ -26,6 +26,13 @@ MACHINE_PATH = re.compile(r"/(home|root|Users|tmp|work|opt|usr|var|private)/|[A-
 # it works, squares ticked, forty images answered (as the stand-in would)
 WAIT = "while {0}.words.value == 'working ...':\n    await asyncio.sleep(0.1)\n"
 HANDS = {
+    ("2_utility", "controls(panel"): (
+        "import asyncio\nfor number, value in enumerate(('risk_seeking', 50.0, 0.5)):\n"
+        "    choices[number].value = value",
+        WAIT.format("panel.screen") + "assert not panel.screen.words.value, panel.screen.words.value\n"
+        "assert 'beta 50, z0 0.5' in panel.screen.image.value\n"
+        "assert ': 0.00, 0.00, 0.00, 0.50, 1.00.' in panel.screen.image.value",
+    ),
     ("7_your_utility", "controls(panel"): (
         "import asyncio\nfirst = panel.screen.image.value\n"
         "for value in ('risk_seeking', 'bend'):\n    choices[0].value, choices[3].value = value, 0.2",
@@ -159,7 +166,8 @@ def test_a_lesson_runs_from_another_folder(path, tmp_path):
         if stem == path.stem:
             place = next(i for i, c in enumerate(notebook.cells) if words in c.source + "\n")
             notebook.cells[place + 1 : place + 1] = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "TQDM_DISABLE"}
+    environment["PYTHONPATH"] = str(ROOT)
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
     client.execute(env=environment)
     assert_clean(notebook)
@@ -169,6 +177,34 @@ def test_a_lesson_runs_from_another_folder(path, tmp_path):
             assert '<img alt="' in data["text/html"]
     if path.stem.startswith("8"):
         assert len((tmp_path / "out/my-likes/feedback.csv").read_text().splitlines()) == 41
+
+
+def test_controls_say_what_to_do_without_a_kernel_and_keep_their_keys_from_jupyter(monkeypatch):
+    import ipywidgets
+
+    import notebooks
+
+    shown = []
+    monkeypatch.setattr(notebooks, "display", lambda data, **options: shown.append(data))
+    notebooks.controls(ipywidgets.Button(), "a button")
+    line, widget = shown
+    script = line["application/javascript"]
+    assert "Run all cells" in line["text/plain"] and line["text/plain"] in script
+    assert ".jupyter-widgets { display: none }" in script  # "model not found"
+    assert "stopPropagation" in script
+    assert widget["text/plain"] == "a button" and "application/vnd.jupyter.widget-view+json" in widget
+
+
+def test_every_square_of_a_board_can_be_read_out():
+    from notebooks.panels import Board
+    from toy import plots
+
+    board = Board([[0, 1], [12, 3]], {1}, lambda aligned: (plots.figure(1, 1, 1, 1)[0], "a board"))
+    assert {square.description: square.tooltip for square in board.squares.values()} == {
+        "\N{CHECK MARK}": "row 1, column 2: 1 sample, liked",
+        "12": "row 2, column 1: 12 samples",
+        "3": "row 2, column 2: 3 samples",
+    }
 
 
 def test_what_a_lesson_needs_and_does_not_find_is_said_in_one_line():

@@ -196,7 +196,7 @@ def utilities(named: dict[str, Utility]) -> plt.Figure:
             options["fillstyle"] = "none"
     axes[0].set(title="utility, centred", xlabel="x", ylabel="U(x) - U(0)", ylim=(-6, 6))
     axes[1].set(title="slope: the weight of an example", xlabel="x", ylabel="U'(x)", ylim=(-0.1, 2.4))
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=9)
     for ax in axes:
         ax.axvline(0, color="black", linewidth=0.6)
     return fig
