@@ -49,7 +49,8 @@ SECTIONS = {
 }
 CODE = ("def training(", "OFFERS = {", "checks.kto_loss(kto_loss)", "def kto(", "def bend(")  # shown as well
 PRINTED = ("def mean_utility",)  # cells whose printed output is shown
-ROOM, PICTURE = 140, 70  # words that fit on a slide, and the room that a picture takes
+ASIDE = re.compile(r" ?\((?=[A-Z])(?:[^()]|\([^()]*\))*\.\)")  # a sentence in brackets, which is not shown
+ROOM, PICTURE = 150, 70  # words that fit on a slide, and the room that a picture takes
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -116,7 +117,8 @@ def pieces(cells: list, headings: tuple[str, ...]) -> Iterator[tuple[bool, int, 
         if cell.cell_type == "code":
             yield from outcome(cell) if shown else ()
             continue
-        for text in re.split(r"(?m)^(?=#+ |\*\*What you should see|\*\*Sources)", cell.source):
+        source = ASIDE.sub("", cell.source)
+        for text in re.split(r"(?m)^(?=#+ |\*\*What you should see|\*\*Sources)", source):
             if text.startswith("#"):
                 shown = text.startswith(headings)
             if following and following.cell_type == "code" and not outcome(following):

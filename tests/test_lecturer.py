@@ -162,7 +162,7 @@ def test_a_copy_for_students_has_no_solutions_and_everything_that_its_pages_and_
     project = tomllib.loads((copy / "pyproject.toml").read_text())
     assert (copy / project["project"]["readme"]).exists()
     for package in ("toy", "sd/feedback", "sd/judging", "sd/tiny/pipeline", "notebooks"):
-        original = {p.name for p in (ROOT / package).iterdir()} - {"solutions", "__pycache__"}
+        original = {p.name for p in (ROOT / package).iterdir()} - {"solutions", "__pycache__", "out"}
         assert {p.name for p in (copy / package).iterdir()} == original
     assert main(["student", str(copy)]) == 2  # it is not overwritten
 
