@@ -13,6 +13,13 @@ from toy.files import save_atomically
 ROOT = Path(__file__).parent.parent
 PLACEHOLDER = "OWNER"
 CONDITION = 'if "google.colab" in str(get_ipython()):'
+COLAB = (  # what Colab brings, such as Jupyter and PyTorch, is left as it is
+    f"{CONDITION}  # Colab has no copy of the project: fetch it",
+    '    get_ipython().system("git clone --quiet --depth 1 ADDRESS project")',
+    '    get_ipython().run_line_magic("pip", "install --quiet ./project[sd]")',
+    '    __import__("sys").path.insert(0, "project")  # figures/ lies there, too',
+    "",
+)
 
 
 def online(colab: bool) -> list[Path]:
@@ -47,14 +54,7 @@ def insert(lesson: Path, address: str) -> Path:
     cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     lines = "".join(cell["source"]).splitlines(keepends=True)
     if lines[0].startswith(CONDITION):
-        lines = lines[3:]
-    # what Colab brings, such as Jupyter and PyTorch, is left as it is
-    command = f"install --quiet 'diffusion-kto[sd] @ git+{address}'"
-    cell["source"] = [
-        f"{CONDITION}  # Colab has no copy of the project: fetch it\n",
-        f'    get_ipython().run_line_magic("pip", "{command}")\n',
-        "\n",
-        *lines,
-    ]
+        lines = lines[len(COLAB) :]
+    cell["source"] = [f"{line}\n".replace("ADDRESS", address) for line in COLAB] + lines
     text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     return save_atomically(lesson, lambda file: file.write_text(text, "utf-8"))

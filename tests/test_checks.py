@@ -23,6 +23,11 @@ def ddim(xt, t, t_next, eps, abar):
     return move(xt, t, t_next, eps, variance_preserving(abar))
 
 
+def swapped_shares(xt, t, t_next, eps, abar):
+    x0 = (xt - abar[t].sqrt() * eps) / (1 - abar[t]).sqrt()
+    return abar[t_next].sqrt() * x0 + (1 - abar[t_next]).sqrt() * eps
+
+
 def a_(abar, t):
     return abar[t].reshape(-1, 1)
 
@@ -105,6 +110,7 @@ WRONG = {
         (lambda xt, t, n, eps, abar: ddim(xt, t - 1, n - 1, eps, abar), "leave out the - 1"),
         (lambda xt, t, n, eps, a: ddim(xt, t, n, eps, a) - 2 * (1 - a[n]).sqrt() * eps, "added again"),
         (lambda xt, t, n, eps, abar: ddim(xt, t, n, torch.randn(4, 2), abar), "each time"),
+        (swapped_shares, "exchanged"),
         (lambda xt, t, n, eps, abar: xt - eps, "is right"),
     ],
     "loss_aversion": [
@@ -136,6 +142,7 @@ WRONG = {
     ],
     "reference_point": [
         (lambda p, r: (r - p).mean().clamp(min=0), "detach"),
+        (lambda p, r: max(0, (r - p).mean()), "detach"),
         (lambda p, r: (r.detach() - p.detach()).mean(), "clamp is missing"),
         (lambda p, r: (p - r).mean().clamp(min=0).detach(), "sign"),
         (lambda p, r: F.relu(r - p).mean().detach(), "first the mean"),
@@ -199,6 +206,7 @@ WRONG = {
         (lambda d, share, g: d ^ (torch.rand(1, generator=g) < share), "every label needs a draw of its own"),
         (lambda d, share, g: d ^ (torch.arange(len(d)) < share * len(d)), "side by side"),
         (drawn_anew, "do not draw it anew"),
+        (lambda d, share, g: d ^ (torch.randperm(len(d), generator=g) < share * len(d)), "a probability"),
     ],
     "dpo_loss": [
         (lambda w, l, rw, rl, beta: -log_sigmoid(beta * (rw - w - rl + l)).mean(), "0.5"),  # noqa: E741
@@ -214,6 +222,8 @@ WRONG = {
         (lambda w, l, gamma: 2 * sigmoid(w - l) - 1, "gamma is missing"),  # noqa: E741
         (lambda w, l, gamma: gamma * (2 * sigmoid(l - w) - 1), "exchanged"),  # noqa: E741
         (lambda w, l, gamma: 2 * 10 * sigmoid(w - l) - 10, "gamma of 10 built in"),  # noqa: E741
+        (lambda w, l, gamma: 20 * sigmoid(w - l) - gamma, "gamma of 10 built in"),  # noqa: E741
+        (lambda w, l, gamma: 2 * gamma * sigmoid(w - l) - 10, "gamma of 10 built in"),  # noqa: E741
         (lambda w, l, gamma: gamma * sigmoid(w - l) - gamma, "2 before alpha"),  # noqa: E741
     ],
     "renoise_step": [
@@ -264,9 +274,10 @@ WRONG = {
 ALSO_RIGHT = {
     "loss_aversion": lambda x: torch.minimum(x, 2.25 * x),
     "slope": lambda utility, x: torch.func.vmap(torch.func.grad(utility))(x),
-    "kto_loss": lambda p, r, d, beta, z0: sigmoid(torch.where(d, -beta, beta) * (r - p - z0)).mean(),
+    "kto_loss": lambda p, r, d, beta, z0: sigmoid(torch.where(d, -beta, beta) * (r.detach() - p - z0)).mean(),
+    "dpo_loss": lambda w, l, rw, rl, beta: F.softplus(0.5 * beta * (w - l - (rw - rl).detach())).mean(),  # noqa: E741
     "undesirable_rate": lambda x: (x[:, 1] < 0.7).float().mean(),
-    "reference_point": lambda p, r: max(0.0, (r - p).mean().item()),
+    "reference_point": lambda p, r: max(0, (r - p).mean().item()),
     "balance": lambda a, b: 0 if min(a, b) <= 0 else 2 / (1 / a + 1 / b),
     "half_width": lambda v: statistics.interval(v)[1],
     "draw_batch": lambda d, gamma, n, g: by_weight(

@@ -85,24 +85,31 @@ def test_colab_lines_can_be_renewed_and_change_nothing_else(inserted):
     online.insert(copy, "https://github.com/other/name")
     assert first_cell(copy).count(
         "google.colab"
-    ) == 1 and "git+https://github.com/other/name'" in once.replace(ADDRESS, "https://github.com/other/name")
+    ) == 1 and "https://github.com/other/name project" in once.replace(
+        ADDRESS, "https://github.com/other/name"
+    )
     online.insert(copy, ADDRESS)
     assert copy.read_text() == once
     before, after = json.loads(lesson.read_text()), json.loads(once)
     cell = next(cell for cell in after["cells"] if cell["cell_type"] == "code")
     old = next(c for c in before["cells"] if c["cell_type"] == "code")
-    assert "".join(cell["source"][3:]) == "".join(old["source"]) or online.CONDITION in "".join(old["source"])
+    assert "".join(cell["source"][len(online.COLAB) :]) == "".join(
+        old["source"]
+    ) or online.CONDITION in "".join(old["source"])
     cell["source"] = old["source"]
     assert after == before
 
 
-def test_colab_lines_call_pip_on_colab_and_do_nothing_elsewhere(inserted):
-    lines = "".join(first_cell(inserted[1]).splitlines(True)[:2])
+def test_colab_lines_fetch_and_install_on_colab_and_do_nothing_elsewhere(inserted, monkeypatch):
+    lines = "".join(first_cell(inserted[1]).splitlines(True)[: len(online.COLAB)])
     calls = []
 
     class Shell:
         def run_line_magic(self, *words):
             calls.append(words)
+
+        def system(self, command):
+            calls.append(command)
 
     class ColabShell(Shell):
         def __str__(self):
@@ -110,8 +117,13 @@ def test_colab_lines_call_pip_on_colab_and_do_nothing_elsewhere(inserted):
 
     exec(lines, {"get_ipython": Shell})
     assert not calls
+    monkeypatch.setattr(sys, "path", sys.path[:])
     exec(lines, {"get_ipython": ColabShell})
-    assert calls == [("pip", f"install --quiet 'diffusion-kto[sd] @ git+{ADDRESS}'")]
+    assert calls == [
+        f"git clone --quiet --depth 1 {ADDRESS} project",
+        ("pip", "install --quiet ./project[sd]"),
+    ]
+    assert sys.path[0] == "project"
     assert PROJECT["name"] == "diffusion-kto" and "sd" in PROJECT["optional-dependencies"]
 
 

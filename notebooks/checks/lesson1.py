@@ -63,6 +63,12 @@ def ddim_step(student):
         (of(lambda x0, a, b, eps: noised(a.sqrt() * x0, a, b, eps)), "x0 is not divided by sqrt(abar[t])"),
         (of(lambda x0, a, b, eps: noised(x0, a, b, -eps)), "the noise is added again, not taken away"),
         (of(noised, sign=1), "in x0 the noise is taken away"),
+        (
+            lambda xt, t, n, eps, abar: noised(
+                (xt - abar[t].sqrt() * eps) / (1 - abar[t]).sqrt(), abar[t], abar[n], eps
+            ),
+            "in x0 signal and noise are exchanged: the noise has the share 1 - abar",
+        ),
         (of(noised, earlier=1), "abar[t] belongs to timestep t: leave out the - 1"),
     ]
     inputs = points(0), torch.tensor(600), torch.tensor(400), points(1), linear_schedule()

@@ -59,7 +59,7 @@ def slope(student):
         answer = student(utility, x.clone())
         if isinstance(answer, tuple):
             return "torch.autograd.grad returns a tuple, one entry for each input: take [0]"
-        wrong = compare(student, utilities.slope, (utility, x), mistakes, gradients=False)
+        wrong = compare(student, utilities.slope, (utility, x), mistakes, gradients=0)
         if wrong and _nearly(answer, utilities.slope(utility, x)):
             return "close, as a difference quotient is: torch.autograd.grad gives the slope itself"
         if wrong:

@@ -21,7 +21,10 @@ def denoising_error(student):
         (lambda p, e: (p - e).norm(dim=-1), "norm() is the root of a sum: take the mean of the squares"),
         (lambda p, e: (p - e).square().median(-1).values, "the mean of the squares, not their median"),
         (lambda p, e: (p - e).square(), "one number for each example: the mean over dim=-1 is missing"),
-        (lambda p, e: (p - e).square().mean(-1).detach(), "the gradient is cut: no detach() here"),
+        (
+            lambda p, e: (p - e).square().mean(-1).detach(),
+            "the gradient is cut: no detach() and no item() here",
+        ),
     ]
     return compare(student, lambda p, e: (p - e).square().mean(-1), (points(0), points(1)), mistakes)
 
@@ -33,8 +36,8 @@ def reference_point(student):
     def on_both(function):  # a batch that gained and one that lost
         def values(p, above, below):
             both = [function(p, above), function(p, below)]
-            numbers = all(isinstance(value, float | torch.Tensor) for value in both)
-            return torch.stack([torch.as_tensor(value) for value in both]) if numbers else both[0]
+            numbers = all(isinstance(value, int | float | torch.Tensor) for value in both)
+            return torch.stack([torch.as_tensor(value).float() for value in both]) if numbers else both[0]
 
         return values
 
@@ -123,4 +126,5 @@ def kto_loss(student):
     ]
 
     liked = torch.tensor([True, False, True, True, False, False, True, True])
-    return compare(student, right, (errors(0), errors(1), liked, 3.0, 0.1), mistakes)
+    # the reference is frozen, so its error may come detached
+    return compare(student, right, (errors(0), errors(1), liked, 3.0, 0.1), mistakes, gradients=1)

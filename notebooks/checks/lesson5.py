@@ -66,8 +66,11 @@ def flip_labels(student):
         return "half of the chosen labels stay as they were: turn a chosen label, do not draw it anew"
     if abs(liked - 0.25) > 0.05 or abs(disliked - 0.25) > 0.05:
         return f"asked for 25%, it flips {liked:.0%} of the liked and {disliked:.0%} of the disliked"
-    if torch.equal(student(desirable, 0.25, generator("exercise", 7)), labels):
+    again = student(desirable, 0.25, generator("exercise", 7))
+    if torch.equal(again, labels):
         return "the same examples are flipped whatever the generator: draw them from it"
+    if flipped.sum() == (again != original).sum() == 1000:
+        return "share is a probability: how many labels are turned varies from draw to draw"
     return _undetermined(lambda g: student(desirable, 0.25, g))
 
 

@@ -47,7 +47,8 @@ def dpo_loss(student):
     def right(*a):
         return losses.diffusion_dpo(*a[:4], beta=a[4], with_metrics=False)[0]
 
-    return compare(student, right, (*(errors(k) for k in range(4)), 3.0), mistakes)
+    # the reference is frozen, so its errors may come detached
+    return compare(student, right, (*(errors(k) for k in range(4)), 3.0), mistakes, gradients=2)
 
 
 @exercise
@@ -63,9 +64,13 @@ def pair_weight(student):
         (of(lambda p, gamma: gamma * p), "that is alpha; the weight is 2 alpha - gamma"),
         (of(lambda p, gamma: 2 * p - gamma), "alpha is gamma * p: gamma is missing in it"),
         (of(lambda p, gamma: gamma * p - gamma), "the 2 before alpha is missing"),
-        (
-            of(lambda p, gamma: 10 * (2 * p - 1)),
-            "yours has a gamma of 10 built in: use the one that is given",
+        *(
+            (of(formula), "yours has a gamma of 10 built in: use the one that is given")
+            for formula in (
+                lambda p, gamma: 10 * (2 * p - 1),
+                lambda p, gamma: 20 * p - gamma,
+                lambda p, gamma: 2 * gamma * p - 10,
+            )
         ),
         (of(lambda p, gamma: 2 * p - 1), "gamma is missing: that is 2 p - 1"),
         (of(lambda p, gamma: gamma - 2 * gamma * p), "winner and loser are exchanged"),
@@ -128,4 +133,4 @@ def renoise_step(student):
         torch.tensor(400),
         diffusion.variance_preserving(diffusion.linear_schedule()),
     )
-    return compare(student, both_ends, inputs, mistakes, gradients=False)
+    return compare(student, both_ends, inputs, mistakes, gradients=0)

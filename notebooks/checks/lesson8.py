@@ -39,7 +39,7 @@ def redness(student):
     def right(x):
         return x[:, 0].mean((1, 2)) - x.mean((1, 2, 3))
 
-    return compare(student, right, (images,), mistakes, gradients=False)
+    return compare(student, right, (images,), mistakes, gradients=0)
 
 
 @exercise
