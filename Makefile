@@ -3,7 +3,7 @@
 # make lab       open copies of the lessons in Jupyter
 # make student   copy the project without its solutions, to hand out
 # make slides    make the slides of one session of 90 minutes
-# make notebooks run all lessons in order and keep their outputs
+# make notebooks run all lessons and keep their outputs
 # make book      build the course as web pages, out/book/index.html
 # make test      run the tests
 # make gpu-check try everything on a GPU, and measure it

@@ -13,7 +13,7 @@ from PIL import Image
 
 from toy.errors import InputError
 
-WITHOUT_KERNEL = "No buttons here, or dead ones? Run all cells from the top to this one."
+WITHOUT_KERNEL = "In a running notebook there are buttons here: run all cells from the top to this one."
 # JupyterLab's own "Error displaying widget: model not found" says less, and is hidden by its class. A key
 # pressed on a button is no command of Jupyter's: b would insert a cell, an arrow leave the widget.
 SCRIPT = """element.innerHTML = "<p>%s</p>\

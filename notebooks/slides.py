@@ -139,7 +139,7 @@ def outcome(cell) -> list[tuple[bool, int, str]]:
         shown.append((False, PICTURE, f"<pre>{html.escape(lines)}</pre>"))
     for output in cell.outputs:
         if picture := output.get("data", {}).get("image/png"):
-            alt = html.escape(output.data["text/plain"])
+            alt = html.escape(output.metadata["image/png"]["alt"])
             width, height = struct.unpack(">II", base64.b64decode(picture)[16:24])  # a PNG's header
             kind, size = ("tall picture", ROOM) if height > 0.9 * width else ("picture", PICTURE)
             image = f'<img class="{kind}" alt="{alt}" src="data:image/png;base64,{picture}">'
