@@ -45,9 +45,9 @@ SECTIONS = {
         "## Exercise 3",
         "## What reprod",
     ),
-    7: ("# 7.", "## A utility is", "## A live panel", "## In three lines"),
+    7: ("# 7.", "## A live panel", "## In three lines"),
 }
-CODE = ("def training(", "OFFERS = {", "checks.kto_loss(kto_loss)", "def kto(", "def bend(")  # shown as well
+CODE = ("def training(", "OFFERS = {", "checks.kto_loss(kto_loss)", "def kto(")  # shown as well
 PRINTED = ("def mean_utility",)  # cells whose printed output is shown
 ASIDE = re.compile(r" ?\((?=[A-Z])(?:[^()]|\([^()]*\))*\.\)")  # a sentence in brackets, which is not shown
 ROOM, PICTURE = 150, 70  # words that fit on a slide, and the room that a picture takes
@@ -126,7 +126,8 @@ def pieces(cells: list, headings: tuple[str, ...]) -> Iterator[tuple[bool, int, 
                     r"(?:(?<=\. )|(?<=\n)|^)(?:(?!\. |\n).)*:\s*$", "", text
                 )  # it announces what is not shown
             if shown and text.strip() and not text.startswith("**Sources"):
-                yield text.startswith("#"), len(text.split()), render(text)
+                parts = text.split("\n\n") if len(text.split()) > 1.6 * ROOM else [text]
+                yield from ((part.startswith("#"), len(part.split()), render(part)) for part in parts)
 
 
 def outcome(cell) -> list[tuple[bool, int, str]]:
