@@ -189,7 +189,7 @@ def test_controls_say_what_to_do_without_a_kernel_and_keep_their_keys_from_jupyt
     notebooks.controls(ipywidgets.Button(), "a button")
     line, widget = shown
     script = line["application/javascript"]
-    assert "Run all cells" in line["text/plain"] and line["text/plain"] in script
+    assert "run all cells" in line["text/plain"] and line["text/plain"] in script
     assert ".jupyter-widgets { display: none }" in script  # "model not found"
     assert "stopPropagation" in script
     assert widget["text/plain"] == "a button" and "application/vnd.jupyter.widget-view+json" in widget
