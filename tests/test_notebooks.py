@@ -162,6 +162,8 @@ def test_every_exercise_is_in_one_lesson_and_left_open_there():
 @lessons
 def test_a_lesson_runs_from_another_folder(path, tmp_path):
     notebook = read(path)
+    for cell in code(notebook):  # two seeds are enough to see that it runs
+        cell.source = re.sub(r"(?m)^(.*SEEDS.* = .*|for seed in )range\([345]\)", r"\1range(2)", cell.source)
     for (stem, words), cells in HANDS.items():
         if stem == path.stem:
             place = next(i for i, c in enumerate(notebook.cells) if words in c.source + "\n")
