@@ -1,9 +1,9 @@
 """Whose taste counts? Two groups who like different things answer, and a model learns from all their answers
 at once: python docs/taste.py
 
-The left third of a world is what the majority likes, the right third what the minority likes, and the middle
-pleases nobody. Measured is the share of samples that each group would like. It takes about 5 minutes of CPU
-time, and writes figures/taste.json.
+The majority likes the left third of a world and the minority the right third; nobody likes the middle. The
+script measures the share of samples that each group would like. It takes about 5 minutes of CPU time, and
+writes figures/taste.json.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ SEEDS, SAMPLES, SHARES = range(10), 1000, (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 EDGES = {"grid": (-0.4, 0.4), "figure6": (0.41, 0.58)}  # of the thirds, from left to right
 NAMES = ("kahneman_tversky", "loss_averse", "risk_seeking_bounded")
 RUNS = [("sft", Run("sft")), *((name, Run(utility=UTILITIES[name])) for name in NAMES)]
-# about the spread of Kahneman-Tversky's beta * g at beta 4, and Kahneman-Tversky at that of loss-averse
-OTHER_BETAS = {"kahneman_tversky": 1.0, "loss_averse": 16.0, "risk_seeking_bounded": 2.0}
+# Kahneman-Tversky with about the spread of beta * g that loss-averse has at beta 4, and the other way round
+OTHER_BETAS = {"kahneman_tversky": 1.0, "loss_averse": 16.0}
 OTHERS = [(name, Run(utility=UTILITIES[name], beta=beta)) for name, beta in OTHER_BETAS.items()]
 
 

@@ -50,7 +50,7 @@ SECTIONS = {
 CODE = ("def training(", "OFFERS = {", "checks.kto_loss(kto_loss)", "def kto(")  # shown as well
 PRINTED = ("def mean_utility",)  # cells whose printed output is shown
 ASIDE = re.compile(r" ?\((?=[A-Z])(?:[^()]|\([^()]*\))*\.\)")  # a sentence in brackets, which is not shown
-ROOM, PICTURE = 150, 70  # words that fit on a slide, and the room that a picture takes
+ROOM, PICTURE = 160, 70  # words that fit on a slide, and the room that a picture takes
 
 PAGE = """<!doctype html>
 <html lang="en">
